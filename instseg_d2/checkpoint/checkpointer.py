@@ -1,0 +1,101 @@
+"""A checkpointer that never leaves half a file behind, and loading that says when a file belongs to another model."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+
+class CheckpointMismatchError(RuntimeError):
+    """A checkpoint does not hold the parameters of the model that it is loaded into."""
+
+
+class Checkpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` with atomic writes and a report of what did not match.
+
+    A checkpoint is written beside its target and renamed when it is whole, so that neither a full disk nor a kill
+    destroys an earlier one, and `last_checkpoint` only ever names a complete file.
+
+    Attributes:
+        incompatible: missing keys, unexpected keys and mismatched shapes of the last load; None before it.
+    """
+
+    incompatible = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `<save_dir>/<name>.pth` with the model, all checkpointables and `kwargs`.
+
+        Raises:
+            OSError: the file cannot be written; earlier checkpoints are untouched.
+        """
+        self.write(name, **kwargs)
+        if self.save_dir and self.save_to_disk:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def write(self, name: str, **kwargs: Any) -> None:
+        """As `save`, but a later `--resume` does not start from this file (the best weights, exports)."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        target = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"saving checkpoint {target}")
+        self._replace(target, lambda path: torch.save(data, path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make `last_checkpoint` name a file of the save folder."""
+        self._replace(Path(self.save_dir) / "last_checkpoint", lambda path: path.write_text(last_filename_basename))
+
+    @staticmethod
+    def _replace(target: Path, write: Any) -> None:
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            write(partial)
+            os.replace(partial, target)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0
+            raise OSError(
+                f"cannot write {target} ({error}); {free:.0f} MiB are free there. Earlier checkpoints are untouched; "
+                "make room or set train.output_dir, then continue with --resume."
+            ) from error
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        self.incompatible = super()._load_model(checkpoint)
+        return self.incompatible
+
+
+def load_weights(model: nn.Module, path: str, *, partial: bool = False) -> None:
+    """Load a checkpoint's weights into a model.
+
+    Args:
+        model: any module; its buffers and parameters are overwritten in place.
+        path: `.pth`, Caffe2/MSRA/model-zoo `.pkl`, local or a URL. A file that holds moving-average weights
+            (`train.ema`) gives those.
+        partial: accept a file that covers only a part of the model, such as a pre-trained backbone. False
+            demands every parameter.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointMismatchError: parameters are missing or of another shape; with `partial`, none fits.
+    """
+    if "://" not in path and not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at '{path}'")
+    checkpointer = Checkpointer(model)
+    checkpointer.load(path, checkpointables=[])
+    found = checkpointer.incompatible
+    parameters = dict(model.named_parameters())
+    mismatched = {entry[0] for entry in found.incorrect_shapes}
+    absent = [name for name in parameters if name in set(found.missing_keys) | mismatched]
+    if not absent or (partial and len(absent) < len(parameters)):
+        return
+    shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+    shapes = "; ".join(f"{name}: file {tuple(a)}, model {tuple(b)}" for name, a, b in found.incorrect_shapes[:3])
+    raise CheckpointMismatchError(
+        f"'{path}' belongs to another model: {len(absent)} of {len(parameters)} parameters are not in it or have "
+        f"another shape ({shown}{'; ' + shapes if shapes else ''}). Check --config-file and num_classes."
+    )

@@ -1,0 +1,188 @@
+"""Train and evaluate a recipe: the one loop that every project runs through."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import create_ddp_model, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from omegaconf import DictConfig
+from torch import nn
+
+from instseg_d2.checkpoint import Checkpointer, load_weights
+from instseg_d2.visualization.report import write_report
+
+from .hooks import BestCheckpoint, EMAHook, StopOnSignal
+from .recipe import report_recipe
+from .trainer import Trainer
+
+_log = logging.getLogger(__name__)
+_PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> str:
+    """The torch device behind `train.device`; "auto" is the GPU where there is one, else the CPU.
+
+    Raises:
+        RuntimeError: a CUDA device is asked for and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"train.device is '{name}', but torch finds no CUDA device; use train.device=cpu or auto")
+    return name
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """Instantiate `cfg.model` on the device of `cfg.train.device`."""
+    device = resolve_device(cfg.train.device)
+    model = instantiate(cfg.model).to(device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    _log.info(f"{type(model).__name__} with {parameters / 1e6:.2f} M parameters on {device}")
+    return model
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
+    """Run `cfg.dataloader.test` through the model and `cfg.dataloader.evaluator`.
+
+    Returns:
+        `{task: {metric: value}}` with AP in percent on the main process, `{}` on others, and for a data set without
+        ground truth (its predictions are in `coco_instances_results.json`, ready to upload).
+    """
+    loader = instantiate(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    if results and comm.is_main_process():
+        print_csv_format(results)
+        path = Path(cfg.train.output_dir) / "results.json"
+        path.write_text(json.dumps(results, indent=1))
+    return results
+
+
+def evaluate_checkpoint(cfg: DictConfig) -> dict:
+    """Evaluate the weights of `cfg.train.init_checkpoint`; writes `results.json` and the report.
+
+    Raises:
+        ValueError: no checkpoint is named.
+        CheckpointMismatchError: the checkpoint does not hold every parameter of the model.
+    """
+    if not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only needs weights: train.init_checkpoint=path/to/model_final.pth")
+    model = build_model(cfg)
+    load_weights(model, cfg.train.init_checkpoint)
+    results = evaluate(cfg, model)
+    _report(cfg, results)
+    return results
+
+
+def _report(cfg: DictConfig, results: dict) -> None:
+    if comm.is_main_process() and cfg.train.report and results:
+        path = write_report(Path(cfg.train.output_dir), cfg.dataloader.test.dataset.names)
+        _log.info(f"report with metrics, curves and pictures: {path}")
+
+
+def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:
+    if not cfg.train.amp.enabled:
+        return None
+    if cfg.train.amp.precision not in _PRECISIONS:
+        raise ValueError(f"train.amp.precision must be one of {list(_PRECISIONS)}, not '{cfg.train.amp.precision}'")
+    return _PRECISIONS[cfg.train.amp.precision]
+
+
+def _distributed(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    options = dict(cfg.train.ddp)
+    if next(model.parameters()).device.type == "cpu":
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
+def train(cfg: DictConfig, *, resume: bool = False) -> dict:
+    """Train a recipe and evaluate it at the end.
+
+    Writes into `cfg.train.output_dir`: `config.yaml`, `metrics.json`, TensorBoard events, `model_*.pth`,
+    `model_best.pth`, `model_final.pth`, `last_checkpoint`, `results.json`, `report.html`.
+
+    Args:
+        cfg: a recipe. With `train.ema.enabled`, evaluation, `model_best.pth` and `model_ema.pth` take the averaged
+            weights.
+        resume: continue from `last_checkpoint` of the output folder, if there is one.
+
+    Returns:
+        Results of the last evaluation, see `evaluate`.
+
+    Raises:
+        NonFiniteLossError: see `Trainer`.
+        TrainingStopped: after SIGTERM or SIGINT, when the state is saved.
+    """
+    settings = cfg.train
+    output_dir = Path(settings.output_dir)
+    report_recipe(cfg)
+    amp_dtype = _amp_dtype(cfg)
+    model = build_model(cfg)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    ema = EMAHook(model, settings.ema.decay) if settings.ema.enabled else None
+    evaluated = ema.averaged.module if ema else model
+    trainer = Trainer(
+        _distributed(cfg, model), None, optimizer, amp_dtype=amp_dtype, clip_grad_norm=settings.clip_grad_norm
+    )
+    checkpointer = Checkpointer(model, str(output_dir), trainer=trainer)
+    weights_writer = Checkpointer(evaluated, str(output_dir))
+    results = {}
+
+    def run_evaluation() -> dict:
+        results.clear()
+        results.update(evaluate(cfg, evaluated))
+        return dict(results)
+
+    is_main = comm.is_main_process()
+    stop = StopOnSignal(checkpointer.save)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            ema,
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            *(instantiate(hook) for hook in settings.hooks),
+            hooks.PeriodicCheckpointer(
+                checkpointer, settings.checkpointer.period, settings.max_iter, settings.checkpointer.max_to_keep
+            )
+            if is_main
+            else None,
+            hooks.EvalHook(settings.eval_period, run_evaluation),
+            BestCheckpoint(weights_writer, settings.checkpointer.best_metric) if is_main else None,
+            hooks.PeriodicWriter(default_writers(str(output_dir), settings.max_iter), period=settings.log_period)
+            if is_main
+            else None,
+            stop,
+        ]
+    )
+    start = _restore(checkpointer, model, settings.init_checkpoint, resume=resume)
+    if start >= settings.max_iter:
+        _log.info(f"'{output_dir}' is trained to iteration {start} of {settings.max_iter}; evaluating")
+        run_evaluation()
+    else:
+        if start:
+            # Otherwise a resumed training would draw the images and crops of its first iterations again.
+            seed_all_rng(settings.seed + comm.get_rank() + start)
+        trainer.data_loader = instantiate(cfg.dataloader.train)
+        with stop.listening():
+            trainer.train(start, settings.max_iter)
+    if is_main and ema:
+        weights_writer.write("model_ema")
+    _report(cfg, results)
+    return results
+
+
+def _restore(checkpointer: Checkpointer, model: nn.Module, init_checkpoint: str, *, resume: bool) -> int:
+    """Load what the training starts from and return the iteration to begin with."""
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.get_checkpoint_file())
+        return checkpointer.checkpointables["trainer"].iter + 1
+    if resume:
+        _log.warning(f"--resume: no checkpoint in '{checkpointer.save_dir}'; training starts from the beginning")
+    if init_checkpoint:
+        load_weights(model, init_checkpoint, partial=True)
+    return 0

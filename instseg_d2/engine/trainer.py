@@ -1,0 +1,90 @@
+"""One training step for every model: autocast, gradient clipping, and a stop that explains a non-finite loss."""
+
+import time
+from collections.abc import Iterable
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import nn
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss became NaN or infinite; the message holds what is needed to look for the cause."""
+
+
+class Trainer(SimpleTrainer):
+    """`SimpleTrainer` with mixed precision, gradient clipping and a diagnosis of non-finite losses.
+
+    Args:
+        model: in training mode; maps a batch to a dict of scalar losses.
+        data_loader: endless batches, lists of dicts.
+        optimizer: steps the model.
+        amp_dtype: `torch.float16` (with loss scaling) or `torch.bfloat16` for autocast; None trains in fp32.
+        clip_grad_norm: upper limit of the 2-norm over all gradients; None leaves them alone. The norm before
+            clipping goes into the event storage as `grad_norm`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        amp_dtype: torch.dtype | None = None,
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self._batches = None
+        self.device_type = next(model.parameters()).device.type
+        self.amp_dtype = amp_dtype
+        self.clip_grad_norm = clip_grad_norm
+        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=amp_dtype == torch.float16)
+
+    def run_step(self) -> None:
+        """One iteration: load, forward, backward, update.
+
+        Raises:
+            NonFiniteLossError: before the weights are touched.
+        """
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+
+        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses = self.model(batch)
+        total = sum(losses.values())
+        if not torch.isfinite(total):
+            raise NonFiniteLossError(self._diagnosis(losses, batch))
+
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(total).backward()
+        self.after_backward()
+        if self.clip_grad_norm is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+            self.storage.put_scalar("grad_norm", float(norm))
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        SimpleTrainer.write_metrics({key: value.detach() for key, value in losses.items()}, data_time, self.iter)
+
+    def _diagnosis(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> str:
+        values = ", ".join(f"{name}={float(value):.4g}" for name, value in losses.items())
+        images = ", ".join(str(item.get("image_id", item.get("file_name", "?"))) for item in batch)
+        rates = sorted({group["lr"] for group in self.optimizer.param_groups})
+        return (
+            f"non-finite loss at iteration {self.iter} on rank {comm.get_rank()}: {values}; image ids: {images}; "
+            f"lr: {', '.join(f'{rate:.4g}' for rate in rates)}. The weights were not updated with it. Usual causes: "
+            "a learning rate too high for the batch size, too short a warm-up, float16 overflow, broken annotations."
+        )
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        # A checkpoint of a run in another precision has no scale to go on from.
+        if state_dict.get("grad_scaler") and self.grad_scaler.is_enabled():
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,7 @@
+"""Mask R-CNN R50-FPN on COCO 2017, 3x: 270,000 iterations at batch 16."""
+
+from ....configs.common.optim.schedules import coco_3x as lr_multiplier
+from .mask_rcnn_r50_fpn_coco_1x import dataloader, model, optimizer, train
+
+train.max_iter = 270000
+train.output_dir = "./output/mask_rcnn_r50_fpn_coco_3x"

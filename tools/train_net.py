@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Train and evaluate any recipe of the collection; `--help` explains the command line."""
+
+import sys
+from argparse import Namespace
+
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from instseg_d2.engine.arguments import training_parser
+from instseg_d2.engine.launch import launch
+from instseg_d2.engine.overrides import apply_overrides
+from instseg_d2.engine.run import evaluate_checkpoint, train
+from instseg_d2.model_zoo import config_path, get_config
+from omegaconf import DictConfig, OmegaConf
+
+
+def load_config(args: Namespace) -> DictConfig:
+    """The recipe that the command line names, with its overrides."""
+    return apply_overrides(get_config(args.config_file), args.opts)
+
+
+def run(args: Namespace) -> None:
+    """Work of one process."""
+    cfg = load_config(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="instseg_d2")
+    if args.eval_only:
+        evaluate_checkpoint(cfg)
+    else:
+        train(cfg, resume=args.resume)
+
+
+def main() -> int:
+    """Parse the command line; a mistake in it is one sentence, not a traceback."""
+    parser = training_parser()
+    args = parser.parse_args()
+    try:
+        cfg = load_config(args)
+        args.config_file = str(config_path(args.config_file))
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        parser.error(str(error))
+    if args.print_config:
+        print(OmegaConf.to_yaml(cfg))
+        return 0
+    launch(run, args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
