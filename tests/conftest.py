@@ -14,7 +14,8 @@ BUNDLED = "+instseg" in importlib.import_module("detectron2").__version__
 def pytest_report_header() -> str:
     import detectron2
 
-    return f"detectron2 {detectron2.__version__} ({'bundled runtime' if BUNDLED else 'upstream'}), torch {torch.__version__}"
+    kind = "bundled runtime" if BUNDLED else "upstream"
+    return f"detectron2 {detectron2.__version__} ({kind}), torch {torch.__version__}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

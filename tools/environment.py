@@ -26,7 +26,10 @@ def detectron2_state() -> str:
         return "bundled"
     # In another process, and away from the clone, so that only what is installed can be found.
     probe = subprocess.run(
-        [sys.executable, "-c", "import detectron2, detectron2.modeling"], capture_output=True, text=True, cwd="/"
+        [sys.executable, "-c", "import detectron2, detectron2.modeling"],
+        capture_output=True,
+        text=True,
+        cwd="/",
     )
     return "foreign" if probe.returncode == 0 else f"broken: {probe.stderr.strip()}"
 
@@ -82,8 +85,10 @@ def missing() -> list[str]:
             problems.append(f"{name} {version} is older than {lowest}")
     state = detectron2_state()
     if state == "absent" and not _has_module("detectron2"):
-        problems.append(f"detectron2 is not installed: `{sys.executable} -m pip install {ROOT / 'runtime'}` "
-                        "for the bundled one, or upstream's")
+        problems.append(
+            f"detectron2 is not installed: `{sys.executable} -m pip install {ROOT / 'runtime'}` "
+            "for the bundled one, or upstream's"
+        )
     elif state.startswith("broken"):
         problems.append(f"detectron2 cannot be imported: {state.splitlines()[-1]}")
     return problems

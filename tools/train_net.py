@@ -7,12 +7,13 @@ from argparse import Namespace
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+
 from instseg_d2.engine.arguments import training_parser
 from instseg_d2.engine.launch import launch
 from instseg_d2.engine.overrides import apply_overrides
 from instseg_d2.engine.run import evaluate_checkpoint, train
 from instseg_d2.model_zoo import config_path, get_config
-from omegaconf import DictConfig, OmegaConf
 
 
 def load_config(args: Namespace) -> DictConfig:

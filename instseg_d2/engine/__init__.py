@@ -1,1 +1,3 @@
 """Training, evaluation and prediction."""
+
+from .predictor import Predictor

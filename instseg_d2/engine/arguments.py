@@ -40,7 +40,9 @@ def training_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1, help="machines of the job (default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     parser.add_argument(
-        "--dist-url", default="auto", help="tcp://host:port of machine 0 for several machines (default: a free port)"
+        "--dist-url",
+        default="auto",
+        help="tcp://host:port of machine 0 for several machines (default: a free port)",
     )
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of config keys, see below")
     return parser

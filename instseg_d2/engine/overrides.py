@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import LazyConfig
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 class UnknownKeyError(KeyError):
@@ -47,7 +47,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         ValueError: an override is not of the form `key=value`.
     """
     known = list(config_keys(cfg))
-    plain = []
+    plain, doomed = [], []
     for override in overrides:
         if override.startswith("~"):
             key, new = override[1:].partition("=")[0], False
@@ -63,7 +63,17 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             tail = _normalise(key).rpartition(".")[2]
             near += [path for path in known if path.rpartition(".")[2] == tail and path not in near]
             hint = f"nearest: {', '.join(near[:5])}" if near else "`--print-config` shows all keys"
-            raise UnknownKeyError(f"override '{override}': the config has no key '{key}' ({hint}). "
-                                  f"To add a new argument on purpose, write '+{override}'.")
-        plain.append(override.removeprefix("+"))
-    return LazyConfig.apply_overrides(cfg, plain) if plain else cfg
+            raise UnknownKeyError(
+                f"override '{override}': the config has no key '{key}' ({hint}). "
+                f"To add a new argument on purpose, write '+{override}'."
+            )
+        if override.startswith("~"):
+            doomed.append(_normalise(key))
+        else:
+            plain.append(override.removeprefix("+"))
+    if plain:
+        LazyConfig.apply_overrides(cfg, plain)
+    for key in doomed:
+        parent, _, last = key.rpartition(".")
+        del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
+    return cfg

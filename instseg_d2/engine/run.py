@@ -147,7 +147,10 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             *(instantiate(hook) for hook in settings.hooks),
             hooks.PeriodicCheckpointer(
-                checkpointer, settings.checkpointer.period, settings.max_iter, settings.checkpointer.max_to_keep
+                checkpointer,
+                settings.checkpointer.period,
+                settings.max_iter,
+                settings.checkpointer.max_to_keep,
             )
             if is_main
             else None,

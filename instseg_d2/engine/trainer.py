@@ -71,7 +71,7 @@ class Trainer(SimpleTrainer):
         SimpleTrainer.write_metrics({key: value.detach() for key, value in losses.items()}, data_time, self.iter)
 
     def _diagnosis(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> str:
-        values = ", ".join(f"{name}={float(value):.4g}" for name, value in losses.items())
+        values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
         images = ", ".join(str(item.get("image_id", item.get("file_name", "?"))) for item in batch)
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
         return (

@@ -1,1 +1,4 @@
 """Pictures of data, predictions and runs."""
+
+from .overlay import draw_instances
+from .sheet import side_by_side, tile

@@ -1,24 +1,21 @@
-"""Mask R-CNN on ResNet-50 FPN with detectron2's default sizes; ResNet-101 is `model.backbone.bottom_up.stages.depth = 101`."""
+"""Mask R-CNN on ResNet-50 FPN with detectron2's default sizes; `stages.depth = 101` makes it ResNet-101."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import (
-    FPN,
-    Box2BoxTransform,
-    DefaultAnchorGenerator,
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
     FastRCNNOutputLayers,
-    GeneralizedRCNN,
     MaskRCNNConvUpsampleHead,
-    Matcher,
-    ResNet,
-    ROIPooler,
-    RPN,
     StandardROIHeads,
-    StandardRPNHead,
 )
-from detectron2.modeling.backbone import BasicStem
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(
@@ -34,7 +31,7 @@ model = L(GeneralizedRCNN)(
     ),
     proposal_generator=L(RPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
-        head=L(StandardRPNHead)(in_channels="${....backbone.out_channels}", num_anchors=3),
+        head=L(StandardRPNHead)(in_channels="${...backbone.out_channels}", num_anchors=3),
         anchor_generator=L(DefaultAnchorGenerator)(
             sizes=[[32], [64], [128], [256], [512]],
             aspect_ratios=[0.5, 1.0, 2.0],
@@ -59,7 +56,7 @@ model = L(GeneralizedRCNN)(
             output_size=7, scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
         ),
         box_head=L(FastRCNNConvFCHead)(
-            input_shape=L(ShapeSpec)(channels="${.....backbone.out_channels}", height=7, width=7),
+            input_shape=L(ShapeSpec)(channels="${....backbone.out_channels}", height=7, width=7),
             conv_dims=[],
             fc_dims=[1024, 1024],
         ),
@@ -74,7 +71,7 @@ model = L(GeneralizedRCNN)(
             output_size=14, scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
         ),
         mask_head=L(MaskRCNNConvUpsampleHead)(
-            input_shape=L(ShapeSpec)(channels="${.....backbone.out_channels}", width=14, height=14),
+            input_shape=L(ShapeSpec)(channels="${....backbone.out_channels}", width=14, height=14),
             num_classes="${..num_classes}",
             conv_dims=[256, 256, 256, 256, 256],
         ),

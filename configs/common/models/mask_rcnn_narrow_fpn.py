@@ -4,8 +4,7 @@ The same classes as the full model, on a ResNet-18 of half the usual width or le
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.modeling import ResNet
-from detectron2.modeling.backbone.resnet import BasicBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 
 from .mask_rcnn_fpn import model
 
@@ -21,7 +20,7 @@ model.backbone.bottom_up.update(
             out_channels=_width,
             norm="BN",
         )
-        for _before, _width in zip([32, *_widths], _widths)
+        for _before, _width in zip([32, *_widths], _widths, strict=False)
     ],
     freeze_at=0,
 )
@@ -29,9 +28,7 @@ model.backbone.bottom_up.stem.update(out_channels=32, norm="BN")
 model.backbone.out_channels = 64
 
 model.proposal_generator.anchor_generator.sizes = [[12], [24], [48], [96], [192]]
-model.proposal_generator.update(
-    batch_size_per_image=128, pre_nms_topk=(500, 300), post_nms_topk=(200, 100)
-)
+model.proposal_generator.update(batch_size_per_image=128, pre_nms_topk=(500, 300), post_nms_topk=(200, 100))
 model.roi_heads.batch_size_per_image = 64
 model.roi_heads.box_head.fc_dims = [256, 256]
 model.roi_heads.box_predictor.input_shape.channels = 256

@@ -8,9 +8,7 @@ from detectron2.config import LazyCall as L
 from instseg_d2.engine.lr_schedule import warmup_cosine, warmup_multistep
 
 # COCO "1x": 90,000 iterations at batch 16, about 12 epochs.
-coco_1x = L(warmup_multistep)(
-    max_iter="${train.max_iter}", drop_at=[60000 / 90000, 80000 / 90000], warmup_iters=1000
-)
+coco_1x = L(warmup_multistep)(max_iter="${train.max_iter}", drop_at=[60000 / 90000, 80000 / 90000], warmup_iters=1000)
 # COCO "3x": 270,000 iterations, about 37 epochs.
 coco_3x = L(warmup_multistep)(
     max_iter="${train.max_iter}", drop_at=[210000 / 270000, 250000 / 270000], warmup_iters=1000

@@ -1,0 +1,7 @@
+"""Data sets by name. Importing this registers the built-in ones; no file is read for that."""
+
+from .builtin import BUILTIN_DATASETS, prepare_dataset, register_builtin
+from .coco import CocoDataset, read_coco_json, register_coco
+from .validation import Problem, validate_coco
+
+register_builtin()

@@ -1,0 +1,170 @@
+"""From a record of detectron2's data set format to the input of a model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from pycocotools import mask as mask_util
+
+from .errors import SampleError
+
+_MASK_FORMATS = ("bitmask", "polygon")
+
+
+class InstanceMapper:
+    """Reads one image and makes tensors of it and of its annotations.
+
+    The output is that of detectron2's `DatasetMapper`: the record without `annotations`, plus `image`, a uint8 tensor
+    (C, H, W), and in training `instances` with `gt_boxes` (xyxy, absolute pixels of the augmented image), `gt_classes`,
+    and `gt_masks` when the annotations have masks. Polygons and run-length masks may be mixed. Crowd regions and
+    instances that an augmentation has emptied are left out; an image without any instance stays.
+
+    Args:
+        is_train: with annotations, or the image alone.
+        augmentations: of `detectron2.data.transforms`, applied in this order.
+        image_format: a PIL mode, or "BGR".
+        use_instance_mask: give `gt_masks` when the annotations of an image have them.
+        instance_mask_format: "bitmask", or "polygon", which takes polygons alone.
+        recompute_boxes: take boxes from the augmented masks instead of the augmented boxes, as cropping asks for.
+        num_classes: when given, a class index outside [0, num_classes) is an error.
+
+    Raises:
+        SampleError: a record cannot be mapped; the message names the file, the image id and the annotation id.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str = "BGR",
+        use_instance_mask: bool = True,
+        instance_mask_format: str = "bitmask",
+        recompute_boxes: bool = False,
+        num_classes: int | None = None,
+    ):
+        if instance_mask_format not in _MASK_FORMATS:
+            raise ValueError(f"instance_mask_format='{instance_mask_format}': must be one of {_MASK_FORMATS}")
+        if recompute_boxes and not use_instance_mask:
+            raise ValueError("recompute_boxes takes the boxes from masks: it needs use_instance_mask=True")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.recompute_boxes = recompute_boxes
+        self.num_classes = num_classes
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Map one record, which stays as it is."""
+        sample = {key: value for key, value in record.items() if key != "annotations"}
+        with _named(record):
+            image = self.read_image(sample)
+            height_width = image.shape[:2]
+            augmented = T.AugInput(image)
+            transforms = self.augmentations(augmented)
+            image = augmented.image
+            sample["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            if self.is_train and "annotations" in record:
+                annotations = self.read_annotations(record, height_width)
+                instances = self.build_instances(record, annotations, transforms, image.shape[:2])
+                sample["instances"] = detection_utils.filter_empty_instances(instances)
+        return sample
+
+    def read_image(self, sample: dict[str, Any]) -> np.ndarray:
+        """The image (H, W, C) uint8 of a record; fills in `height` and `width` where the record lacks them."""
+        image = detection_utils.read_image(sample["file_name"], format=self.image_format)
+        detection_utils.check_image_size(sample, image)
+        return image
+
+    def read_annotations(self, record: dict[str, Any], height_width: tuple[int, int]) -> list[dict[str, Any]]:
+        """Checked copies of the annotations to train on: no crowd regions, and no masks where they are not used."""
+        annotations = []
+        for index, annotation in enumerate(record["annotations"]):
+            if not annotation.get("iscrowd", 0):
+                with _named(record, annotation, index):
+                    annotations.append(self._read_annotation(annotation, height_width))
+        masked = sum("segmentation" in annotation for annotation in annotations)
+        if 0 < masked < len(annotations):
+            raise ValueError(
+                f"{masked} of {len(annotations)} annotations have a mask; give all of them one, or train on boxes "
+                "alone with use_instance_mask=False"
+            )
+        return annotations
+
+    def _read_annotation(self, annotation: dict[str, Any], height_width: tuple[int, int]) -> dict[str, Any]:
+        box = np.asarray(annotation["bbox"], dtype=np.float64)
+        if box.shape != (4,) or not np.isfinite(box).all():
+            raise ValueError(f"'bbox' must be four finite numbers, not {annotation['bbox']}")
+        category = annotation["category_id"]
+        if self.num_classes is not None and not 0 <= category < self.num_classes:
+            raise ValueError(f"class index {category} is outside [0, {self.num_classes}), the range of num_classes")
+        result = {key: value for key, value in annotation.items() if key not in ("segmentation", "keypoints")}
+        if self.use_instance_mask and annotation.get("segmentation"):
+            result["segmentation"] = self._read_mask(annotation["segmentation"], height_width)
+        return result
+
+    def _read_mask(self, mask: Any, height_width: tuple[int, int]) -> list[np.ndarray] | dict[str, Any]:
+        """A mask that `transform_instance_annotations` may change: float polygons, or compressed run lengths."""
+        if isinstance(mask, dict):
+            if self.instance_mask_format == "polygon":
+                raise ValueError("a run-length mask needs instance_mask_format='bitmask'")
+            size = tuple(mask["size"])
+            if size != tuple(height_width):
+                raise ValueError(f"the mask has [height, width] {list(size)}, the image {list(height_width)}")
+            return mask_util.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
+        polygons = [np.array(polygon, dtype=np.float64).reshape(-1) for polygon in mask]
+        for polygon in polygons:
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+                raise ValueError(f"a polygon has {len(polygon)} numbers; it needs 6 or more finite ones, an even count")
+        return polygons
+
+    def build_instances(
+        self,
+        record: dict[str, Any],
+        annotations: list[dict[str, Any]],
+        transforms: T.TransformList,
+        height_width: tuple[int, int],
+    ) -> Instances:
+        """Ground truth of the augmented image: one instance per annotation, in their order.
+
+        Empty instances are dropped only after this, so a subclass can extend the result by `gt_*` fields that run
+        parallel to `annotations`.
+
+        Args:
+            record: what is mapped.
+            annotations: from `read_annotations`; boxes and masks are replaced by the transformed ones.
+            transforms: what was done to the image.
+            height_width: of the augmented image.
+        """
+        for index, annotation in enumerate(annotations):
+            with _named(record, annotation, index):
+                detection_utils.transform_instance_annotations(annotation, transforms, height_width)
+        instances = detection_utils.annotations_to_instances(
+            annotations, height_width, mask_format=self.instance_mask_format
+        )
+        if self.recompute_boxes and instances.has("gt_masks"):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return instances
+
+
+@contextmanager
+def _named(record: dict[str, Any], annotation: dict[str, Any] | None = None, index: int = 0) -> Iterator[None]:
+    """Turn any error inside into a `SampleError` that says where it came from."""
+    try:
+        yield
+    except SampleError:
+        raise
+    except Exception as error:
+        where = f"image {record.get('file_name')} (id {record.get('image_id')!r})"
+        if annotation is not None:
+            number = repr(annotation["id"]) if "id" in annotation else f"number {index} of the image"
+            where = f"annotation {number} of {where}"
+        # A missing key and an assertion say too little without their type.
+        cause = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise SampleError(f"{where}: {cause}") from error

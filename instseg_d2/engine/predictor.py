@@ -1,0 +1,114 @@
+"""Prediction on single images and batches, with the preprocessing that the recipe was trained for."""
+
+import os
+from collections.abc import Sequence
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import Metadata, MetadataCatalog
+from torch import nn
+
+from instseg_d2.checkpoint import load_weights
+from instseg_d2.model_zoo import get_config
+
+from .overrides import apply_overrides
+from .run import resolve_device
+
+
+class Predictor:
+    """Called like detectron2's `DefaultPredictor`: `predictor(bgr_uint8)["instances"]`.
+
+    Args:
+        model: takes detectron2's batched inputs; it is put into evaluation mode.
+        augmentations: what test images go through, usually a resize; results are in pixels of the original image.
+        input_format: channel order of the model, `"BGR"` or `"RGB"`; images are always given in BGR, as OpenCV
+            reads them.
+        metadata: names and colours of the classes, for drawing.
+        amp_dtype: run under autocast with this type; None stays in fp32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        augmentations: Sequence[T.Augmentation] = (),
+        *,
+        input_format: str = "BGR",
+        metadata: Metadata | None = None,
+        amp_dtype: torch.dtype | None = None,
+    ) -> None:
+        if input_format not in ("BGR", "RGB"):
+            raise ValueError(f"input_format must be 'BGR' or 'RGB', not '{input_format}'")
+        self.model = model.eval()
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.input_format = input_format
+        self.metadata = metadata
+        self.amp_dtype = amp_dtype
+
+    @classmethod
+    def from_config(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        weights: str,
+        overrides: Sequence[str] = (),
+        device: str = "auto",
+        amp_dtype: torch.dtype | None = None,
+    ) -> "Predictor":
+        """Build the predictor of a recipe.
+
+        Args:
+            name_or_path: a config file or a name from `model_zoo.list_configs()`.
+            weights: a checkpoint that holds every parameter of the model.
+            overrides: `key=value` strings, as on the command line of `tools/train_net.py`.
+            device: `"auto"`, `"cpu"`, `"cuda"`, ...
+            amp_dtype: see the class.
+
+        Raises:
+            FileNotFoundError: no such recipe or checkpoint.
+            CheckpointMismatchError: the checkpoint belongs to another model.
+        """
+        cfg = apply_overrides(get_config(name_or_path), overrides)
+        model = instantiate(cfg.model).to(resolve_device(device))
+        load_weights(model, weights)
+        return cls(
+            model,
+            instantiate(cfg.dataloader.test.mapper.augmentations),
+            input_format=cfg.model.get("input_format", "BGR"),
+            metadata=MetadataCatalog.get(cfg.dataloader.test.dataset.names),
+            amp_dtype=amp_dtype,
+        )
+
+    def __call__(self, image: np.ndarray) -> dict:
+        """Predict one image.
+
+        Args:
+            image: (H, W, 3) uint8, BGR.
+
+        Returns:
+            The model's output for the image, such as `{"instances": Instances}` with `pred_boxes` (xyxy pixels),
+            `scores`, `pred_classes` and `pred_masks` (N, H, W) bool.
+
+        Raises:
+            ValueError: the image is not of that form.
+        """
+        return self.predict_batch([image])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
+        """Predict several images, of any sizes, in one pass; images and outputs as in `__call__`."""
+        inputs = [self._preprocess(image) for image in images]
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.model(inputs)
+
+    def _preprocess(self, image: np.ndarray) -> dict:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"an image must be an (H, W, 3) uint8 array in BGR, not {found}")
+        height, width = image.shape[:2]
+        augmented = T.AugInput(image[:, :, ::-1] if self.input_format == "RGB" else image)
+        self.augmentations(augmented)
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        return {"image": torch.from_numpy(pixels), "height": height, "width": width}

@@ -1,0 +1,118 @@
+"""Small models and data for tests: built in milliseconds, run on the CPU in tens of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import BitMasks, Boxes, Instances
+from omegaconf import DictConfig
+from torch import nn
+
+from instseg_d2.model_zoo import get_config
+
+
+def tiny_mask_rcnn_config(num_classes: int = 3) -> DictConfig:
+    """`model` node of a Mask R-CNN with fewer than 0.1 million parameters, for images of 64 to 128 px."""
+    model = get_config("Baselines/mask_rcnn_narrow_fpn_occshapes_quick").model
+    widths = [8, 8, 16, 24, 32]
+    model.backbone.bottom_up.stem.out_channels = widths[0]
+    for stage, before, after in zip(model.backbone.bottom_up.stages, widths, widths[1:], strict=False):
+        stage.update(num_blocks=1, stride_per_block=stage.stride_per_block[:1], in_channels=before, out_channels=after)
+    model.backbone.out_channels = 16
+    model.roi_heads.num_classes = num_classes
+    model.roi_heads.box_head.fc_dims = [32]
+    model.roi_heads.box_predictor.input_shape.channels = 32
+    model.roi_heads.mask_head.conv_dims = [16, 16]
+    return model
+
+
+def tiny_mask_rcnn(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """A Mask R-CNN with fewer than 0.1 million parameters and random weights, in training mode, on the CPU."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_mask_rcnn_config(num_classes))
+
+
+def fake_instances(
+    height: int, width: int, boxes: Sequence[Sequence[float]], classes: Sequence[int] | None = None
+) -> Instances:
+    """Ground truth whose masks are filled boxes.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        boxes: (N, 4) xyxy in whole pixels; may be empty.
+        classes: (N,) class indices; all 0 when left out.
+
+    Returns:
+        Instances with `gt_boxes`, `gt_classes` and `gt_masks` (BitMasks).
+    """
+    corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    masks = torch.zeros(len(corners), height, width, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, corners.long().tolist(), strict=True):
+        mask[y0:y1, x0:x1] = True
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(corners)
+    instances.gt_classes = torch.as_tensor(classes if classes is not None else [0] * len(corners)).long()
+    instances.gt_masks = BitMasks(masks)
+    return instances
+
+
+def fake_batch(images: int = 2, height: int = 64, width: int = 96, num_classes: int = 3, seed: int = 0) -> list[dict]:
+    """A training batch of noise images, each with two box-shaped instances, as the data loader gives it."""
+    rng = torch.Generator().manual_seed(seed)
+    boxes = [[8, 8, 40, 40], [30, 20, 80, 60]]
+    return [
+        {
+            "image": torch.randint(0, 256, (3, height, width), generator=rng, dtype=torch.uint8),
+            "instances": fake_instances(height, width, boxes, [index % num_classes, (index + 1) % num_classes]),
+            "height": height,
+            "width": width,
+            "image_id": index,
+            "file_name": f"{index}.png",
+        }
+        for index in range(images)
+    ]
+
+
+def write_tiny_coco(folder: Path, images: int = 4, height: int = 64, width: int = 96) -> tuple[Path, Path]:
+    """Write a COCO data set of filled rectangles on dark noise, two instances an image, polygons as masks.
+
+    Args:
+        folder: where `instances.json` and `images/` go.
+        images: how many; the last one has no instances.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        The json file and the image folder.
+    """
+    rng = np.random.default_rng(0)
+    image_dir = folder / "images"
+    image_dir.mkdir(parents=True)
+    records, annotations = [], []
+    for index in range(images):
+        picture = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        boxes = [] if index == images - 1 else [(6 + index, 8, 30, 36), (44, 18 + index, 36, 30)]
+        for category, (x, y, w, h) in enumerate(boxes, start=1):
+            picture[y : y + h, x : x + w] = (40, 60 + 90 * (category == 1), 60 + 90 * (category == 2))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
+        cv2.imwrite(str(image_dir / f"{index + 1}.png"), picture)
+        records.append({"id": index + 1, "file_name": f"{index + 1}.png", "height": height, "width": width})
+    categories = [{"id": 1, "name": "green"}, {"id": 2, "name": "red"}, {"id": 3, "name": "unused"}]
+    json_file = folder / "instances.json"
+    json_file.write_text(json.dumps({"images": records, "annotations": annotations, "categories": categories}))
+    return json_file, image_dir

@@ -1,0 +1,97 @@
+"""Instances drawn over an image: filled masks with outlines, boxes where there is no mask, labels."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.utils.colormap import colormap
+
+
+def _binary_masks(instances: Instances) -> np.ndarray | None:
+    """(N, H, W) bool masks of predictions or ground truth; None if there are none."""
+    for field in ("pred_masks", "gt_masks"):
+        if not instances.has(field):
+            continue
+        masks = instances.get(field)
+        if isinstance(masks, PolygonMasks):
+            masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+        tensor = masks.tensor if isinstance(masks, BitMasks) else torch.as_tensor(masks)
+        return tensor.cpu().numpy().astype(bool)
+    return None
+
+
+def _labels(classes: np.ndarray, scores: np.ndarray | None, class_names: Sequence[str] | None) -> list[str]:
+    names = [class_names[index] if class_names else str(index) for index in classes]
+    return names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: Instances,
+    class_names: Sequence[str] | None = None,
+    *,
+    score_threshold: float = 0.5,
+    alpha: float = 0.45,
+    labels: bool = True,
+) -> np.ndarray:
+    """Draw predictions or ground truth over an image.
+
+    Args:
+        image: (H, W, 3) uint8, BGR; it is not changed.
+        instances: predictions (`pred_boxes` xyxy pixels, `pred_classes`, `scores`, `pred_masks` (N, H, W)) or ground
+            truth (`gt_boxes`, `gt_classes`, `gt_masks`) of an image of this size. Masks are optional.
+        class_names: text of the labels; class indices when left out.
+        score_threshold: predictions below it are not drawn; in [0, 1].
+        alpha: opacity of the mask's colour, in [0, 1].
+        labels: write class and score at each box's upper left corner.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        ValueError: the instances belong to an image of another size.
+    """
+    if tuple(instances.image_size) != image.shape[:2]:
+        raise ValueError(f"instances of a {tuple(instances.image_size)} image cannot be drawn over {image.shape[:2]}")
+    if instances.has("scores"):
+        instances = instances[instances.scores >= score_threshold]
+    predicted = instances.has("pred_boxes")
+    boxes = (instances.pred_boxes if predicted else instances.gt_boxes).tensor.cpu().numpy()
+    classes = (instances.pred_classes if predicted else instances.gt_classes).cpu().numpy()
+    scores = instances.scores.cpu().numpy() if instances.has("scores") else None
+    masks = _binary_masks(instances)
+    # Instances of one class differ in colour too: it is the instances that people want to tell apart.
+    palette = colormap(rgb=False)
+    colours = [palette[(7 * int(c) + 13 * index) % len(palette)].astype(float) for index, c in enumerate(classes)]
+
+    canvas = image.copy()
+    thickness = max(1, round(min(image.shape[:2]) / 400))
+    # Large ones first, so that small ones stay visible.
+    order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
+    for index in order:
+        if masks is None:
+            x0, y0, x1, y1 = boxes[index].round().astype(int).tolist()
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), colours[index], thickness, cv2.LINE_AA)
+            continue
+        inside = masks[index]
+        canvas[inside] = (canvas[inside] * (1 - alpha) + colours[index] * alpha).astype(np.uint8)
+        contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, contours, -1, colours[index], thickness, cv2.LINE_AA)
+    if labels:
+        for index, text in enumerate(_labels(classes, scores, class_names)):
+            _write(canvas, text, boxes[index, :2].round().astype(int), colours[index])
+    return canvas
+
+
+def _write(canvas: np.ndarray, text: str, corner: np.ndarray, colour: np.ndarray) -> None:
+    """Write a label on a filled tag, inside the image, in black or white, whichever reads better."""
+    height, width = canvas.shape[:2]
+    scale = max(0.3, min(height, width) / 1000)
+    (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    x = int(np.clip(corner[0], 0, max(width - w - 2, 0)))
+    y = int(np.clip(corner[1], h + 2, max(height - base, h + 2)))
+    cv2.rectangle(canvas, (x, y - h - 2), (x + w + 2, y + base - 1), colour, cv2.FILLED)
+    ink = (0, 0, 0) if colour @ (0.114, 0.587, 0.299) > 140 else (255, 255, 255)
+    cv2.putText(canvas, text, (x + 1, y - 1), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)

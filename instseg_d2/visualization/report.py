@@ -1,0 +1,248 @@
+"""`report.html`: metrics, training curves, precision-recall curves and pictures of one run, in one file."""
+
+import base64
+import contextlib
+import html
+import io
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.structures import Boxes, Instances
+from faster_coco_eval import COCO, COCOeval_faster
+from matplotlib.figure import Figure
+from pycocotools import mask as mask_utils
+
+from .overlay import draw_instances
+from .sheet import side_by_side
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: .6em 0 1.6em } td, th { padding: .25em .8em; text-align: right }
+th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 10px }
+"""
+
+
+def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Series of a `metrics.json` (one JSON object a line): `{name: (iterations, values)}`.
+
+    After a resumed training the later of two entries of an iteration counts.
+    """
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a line that was cut off when the training was killed
+        for name, value in record.items():
+            if name != "iteration" and isinstance(value, int | float):
+                series[name][record["iteration"]] = value
+    return {name: tuple(map(list, zip(*sorted(points.items()), strict=True))) for name, points in series.items()}
+
+
+def precision_recall(ground_truth: Path, predictions: Path, iou_type: str) -> dict[float, np.ndarray]:
+    """Precision at 101 recall levels, averaged over the categories that have ground truth.
+
+    Args:
+        ground_truth: COCO json.
+        predictions: COCO results json.
+        iou_type: `"bbox"` or `"segm"`.
+
+    Returns:
+        `{IoU threshold: (101,) precision in [0, 1]}` for thresholds 0.5 and 0.75; empty without ground truth.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(ground_truth))
+        evaluation = COCOeval_faster(truth, truth.loadRes(str(predictions)), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    curves = {}
+    for threshold in (0.5, 0.75):
+        at = int(np.argmin(np.abs(np.asarray(evaluation.params.iouThrs) - threshold)))
+        precision = evaluation.eval["precision"][at, :, :, 0, -1]  # (recall levels, categories), all areas
+        evaluated = precision[:, (precision > -1).all(axis=0)]
+        if evaluated.size:
+            curves[threshold] = evaluated.mean(axis=1)
+    return curves
+
+
+def _figure(draw) -> str:
+    figure = Figure(figsize=(5.2, 3.4), dpi=110, layout="constrained")
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return _image_tag(buffer.getvalue(), "png")
+
+
+def _image_tag(data: bytes, kind: str, title: str = "") -> str:
+    encoded = base64.b64encode(data).decode()
+    return f'<img src="data:image/{kind};base64,{encoded}" title="{html.escape(title)}" alt="{html.escape(title)}">'
+
+
+def _curves(series: dict) -> str:
+    def losses(axes) -> None:
+        for name in sorted(name for name in series if "loss" in name):
+            axes.plot(*series[name], label=name, linewidth=2 if name == "total_loss" else 1)
+        axes.set(xlabel="iteration", ylabel="loss", ylim=(0, None))
+        axes.legend(fontsize=7)
+
+    def average_precision(axes) -> None:
+        for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50"):
+            if name in series:
+                axes.plot(*series[name], marker="o", label=name)
+        axes.set(xlabel="iteration", ylabel="AP (%)", ylim=(0, 100))
+        axes.legend(fontsize=7)
+
+    def learning_rate(axes) -> None:
+        axes.plot(*series["lr"])
+        axes.set(xlabel="iteration", ylabel="learning rate")
+
+    figures = [losses] if "total_loss" in series else []
+    figures += [average_precision] if len(series.get("segm/AP", ([],))[0]) > 1 else []
+    figures += [learning_rate] if "lr" in series else []
+    return "".join(_figure(draw) for draw in figures)
+
+
+def _precision_recall_figures(ground_truth: Path, predictions: Path, tasks: list[str]) -> str:
+    def draw_task(task: str):
+        curves = precision_recall(ground_truth, predictions, task)
+
+        def draw(axes) -> None:
+            for threshold, precision in curves.items():
+                axes.plot(np.linspace(0, 1, len(precision)), precision, label=f"IoU {threshold}")
+            axes.set(title=task, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+            axes.legend(fontsize=7)
+
+        return draw
+
+    return "".join(_figure(draw_task(task)) for task in tasks)
+
+
+def _number(value: float) -> str:
+    return "n/a" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _tables(results: dict) -> str:
+    overall = {task: {k: v for k, v in values.items() if not k.startswith("AP-")} for task, values in results.items()}
+    names = list(dict.fromkeys(name for values in overall.values() for name in values))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{html.escape(task)}</td>{''.join(f'<td>{_number(values.get(name))}</td>' for name in names)}</tr>"
+        for task, values in overall.items()
+    )
+    classes = list(dict.fromkeys(k for values in results.values() for k in values if k.startswith("AP-")))
+    text = f"<table><tr><th>task</th>{head}</tr>{rows}</table>"
+    if classes:
+        head = "".join(f"<th>{html.escape(task)} AP</th>" for task in results)
+        rows = "".join(
+            f"<tr><td>{html.escape(name[3:])}</td>"
+            + "".join(f"<td>{_number(values.get(name))}</td>" for values in results.values())
+            + "</tr>"
+            for name in classes
+        )
+        text += (
+            f"<details><summary>per category</summary><table><tr><th>category</th>{head}</tr>{rows}</table></details>"
+        )
+    return text
+
+
+def _predicted_instances(found: list[dict], height: int, width: int, class_of: dict[int, int]) -> Instances:
+    """Instances of one image from COCO results."""
+    boxes = torch.tensor([item["bbox"] for item in found], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    instances = Instances((height, width), pred_boxes=Boxes(boxes))
+    instances.scores = torch.tensor([item["score"] for item in found])
+    instances.pred_classes = torch.tensor([class_of[item["category_id"]] for item in found], dtype=torch.long)
+    if found and all("segmentation" in item for item in found):
+        instances.pred_masks = torch.from_numpy(np.stack([mask_utils.decode(item["segmentation"]) for item in found]))
+    return instances
+
+
+def draw_results(
+    dataset_name: str, predictions: Path, out_dir: Path, *, pictures: int, score_threshold: float = 0.5
+) -> list[Path]:
+    """Draw ground truth and predictions of a data set's images side by side.
+
+    Args:
+        dataset_name: registered, with annotations.
+        predictions: COCO results json of that data set.
+        out_dir: where the JPEGs go, named after the images.
+        pictures: how many, spread evenly over the data set.
+        score_threshold: predictions below it are not drawn.
+
+    Returns:
+        The files.
+    """
+    records, metadata = DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name)
+    names = metadata.thing_classes
+    class_of = metadata.thing_dataset_id_to_contiguous_id
+    found = defaultdict(list)
+    for item in json.loads(predictions.read_text()):
+        found[item["image_id"]].append(item)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in np.unique(np.linspace(0, len(records) - 1, min(pictures, len(records))).astype(int)):
+        record = records[index]
+        image = utils.read_image(record["file_name"], "BGR")
+        size = image.shape[:2]
+        panels, captions = [image], ["image"]
+        if record.get("annotations"):
+            kept = [item for item in record["annotations"] if not item.get("iscrowd", 0)]
+            truth = utils.annotations_to_instances(
+                [utils.transform_instance_annotations(dict(item), [], size) for item in kept], size, "bitmask"
+            )
+            panels.append(draw_instances(image, truth, names))
+            captions.append(f"ground truth ({len(truth)})")
+        predicted = _predicted_instances(found[record["image_id"]], *size, class_of)
+        shown = int((predicted.scores >= score_threshold).sum())
+        panels.append(draw_instances(image, predicted, names, score_threshold=score_threshold))
+        captions.append(f"predictions, score >= {score_threshold:g} ({shown})")
+        path = out_dir / f"{Path(record['file_name']).stem}.jpg"
+        cv2.imwrite(str(path), side_by_side(panels, captions))
+        files.append(path)
+    return files
+
+
+def write_report(output_dir: Path, dataset_name: str, *, pictures: int = 16) -> Path:
+    """Write `report.html` and `overlays/` into the output folder of a run that has been evaluated.
+
+    Args:
+        output_dir: holds `results.json` and `coco_instances_results.json`, and `metrics.json` after a training.
+        dataset_name: the registered data set of the evaluation.
+        pictures: how many images to draw.
+
+    Returns:
+        The html file, which needs no other file.
+    """
+    results = json.loads((output_dir / "results.json").read_text())
+    predictions = output_dir / "coco_instances_results.json"
+    metrics = output_dir / "metrics.json"
+    sections = [f"<h2>Metrics on {html.escape(dataset_name)}</h2>", _tables(results)]
+    if metrics.is_file():
+        sections += ["<h2>Training</h2>", _curves(read_metrics(metrics))]
+    ground_truth = Path(MetadataCatalog.get(dataset_name).json_file)
+    if json.loads(predictions.read_text()):
+        tasks = [task for task in ("bbox", "segm") if task in results]
+        sections += [
+            "<h2>Precision and recall, mean over categories</h2>",
+            _precision_recall_figures(ground_truth, predictions, tasks),
+        ]
+    files = draw_results(dataset_name, predictions, output_dir / "overlays", pictures=pictures)
+    grid = "".join(_image_tag(path.read_bytes(), "jpeg", path.name) for path in files)
+    sections += ["<h2>Pictures</h2>", f'<div class="grid">{grid}</div>']
+    title = html.escape(output_dir.resolve().name)
+    path = output_dir / "report.html"
+    path.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>",
+        encoding="utf-8",
+    )
+    return path
