@@ -87,7 +87,7 @@ class InstanceMapper:
         annotations = []
         for index, annotation in enumerate(record["annotations"]):
             if not annotation.get("iscrowd", 0):
-                with _named(record, annotation, index):
+                with _named(record, annotation.get("id", f"number {index}, which has no id,")):
                     annotations.append(self._read_annotation(annotation, height_width))
         masked = sum("segmentation" in annotation for annotation in annotations)
         if 0 < masked < len(annotations):
@@ -142,8 +142,8 @@ class InstanceMapper:
             transforms: what was done to the image.
             height_width: of the augmented image.
         """
-        for index, annotation in enumerate(annotations):
-            with _named(record, annotation, index):
+        for annotation in annotations:
+            with _named(record, annotation.get("id", "without id")):
                 detection_utils.transform_instance_annotations(annotation, transforms, height_width)
         instances = detection_utils.annotations_to_instances(
             annotations, height_width, mask_format=self.instance_mask_format
@@ -154,8 +154,8 @@ class InstanceMapper:
 
 
 @contextmanager
-def _named(record: dict[str, Any], annotation: dict[str, Any] | None = None, index: int = 0) -> Iterator[None]:
-    """Turn any error inside into a `SampleError` that says where it came from."""
+def _named(record: dict[str, Any], annotation: Any = None) -> Iterator[None]:
+    """Turn any error inside into a `SampleError` that says where: the image, and the id of the annotation, if given."""
     try:
         yield
     except SampleError:
@@ -163,8 +163,7 @@ def _named(record: dict[str, Any], annotation: dict[str, Any] | None = None, ind
     except Exception as error:
         where = f"image {record.get('file_name')} (id {record.get('image_id')!r})"
         if annotation is not None:
-            number = repr(annotation["id"]) if "id" in annotation else f"number {index} of the image"
-            where = f"annotation {number} of {where}"
+            where = f"annotation {annotation} of {where}"
         # A missing key and an assertion say too little without their type.
         cause = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise SampleError(f"{where}: {cause}") from error

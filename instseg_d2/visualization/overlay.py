@@ -35,6 +35,7 @@ def draw_instances(
     score_threshold: float = 0.5,
     alpha: float = 0.45,
     labels: bool = True,
+    enlarge: int = 1,
 ) -> np.ndarray:
     """Draw predictions or ground truth over an image.
 
@@ -46,9 +47,10 @@ def draw_instances(
         score_threshold: predictions below it are not drawn; in [0, 1].
         alpha: opacity of the mask's colour, in [0, 1].
         labels: write class and score at each box's upper left corner.
+        enlarge: draw on the image enlarged by this factor, so that outlines and labels of small images stay fine.
 
     Returns:
-        (H, W, 3) uint8, BGR.
+        (enlarge * H, enlarge * W, 3) uint8, BGR.
 
     Raises:
         ValueError: the instances belong to an image of another size.
@@ -58,7 +60,7 @@ def draw_instances(
     if instances.has("scores"):
         instances = instances[instances.scores >= score_threshold]
     predicted = instances.has("pred_boxes")
-    boxes = (instances.pred_boxes if predicted else instances.gt_boxes).tensor.cpu().numpy()
+    boxes = (instances.pred_boxes if predicted else instances.gt_boxes).tensor.cpu().numpy() * enlarge
     classes = (instances.pred_classes if predicted else instances.gt_classes).cpu().numpy()
     scores = instances.scores.cpu().numpy() if instances.has("scores") else None
     masks = _binary_masks(instances)
@@ -66,8 +68,8 @@ def draw_instances(
     palette = colormap(rgb=False)
     colours = [palette[(7 * int(c) + 13 * index) % len(palette)].astype(float) for index, c in enumerate(classes)]
 
-    canvas = image.copy()
-    thickness = max(1, round(min(image.shape[:2]) / 400))
+    canvas = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
+    thickness = max(1, round(min(canvas.shape[:2]) / 400))
     # Large ones first, so that small ones stay visible.
     order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
     for index in order:
@@ -75,7 +77,7 @@ def draw_instances(
             x0, y0, x1, y1 = boxes[index].round().astype(int).tolist()
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colours[index], thickness, cv2.LINE_AA)
             continue
-        inside = masks[index]
+        inside = masks[index].repeat(enlarge, axis=0).repeat(enlarge, axis=1)
         canvas[inside] = (canvas[inside] * (1 - alpha) + colours[index] * alpha).astype(np.uint8)
         contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, contours, -1, colours[index], thickness, cv2.LINE_AA)
@@ -88,7 +90,7 @@ def draw_instances(
 def _write(canvas: np.ndarray, text: str, corner: np.ndarray, colour: np.ndarray) -> None:
     """Write a label on a filled tag, inside the image, in black or white, whichever reads better."""
     height, width = canvas.shape[:2]
-    scale = max(0.3, min(height, width) / 1000)
+    scale = max(0.32, min(height, width) / 1200)
     (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     x = int(np.clip(corner[0], 0, max(width - w - 2, 0)))
     y = int(np.clip(corner[1], h + 2, max(height - base, h + 2)))

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,10 @@ th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align
 tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 10px }
 """
+
+
+# Narrower images are enlarged to about this many pixels, so that labels do not hide them.
+_PANEL_WIDTH = 300
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -193,17 +198,20 @@ def draw_results(
         record = records[index]
         image = utils.read_image(record["file_name"], "BGR")
         size = image.shape[:2]
-        panels, captions = [image], ["image"]
+        enlarge = max(1, round(_PANEL_WIDTH / image.shape[1]))
+        draw = partial(draw_instances, image, class_names=names, score_threshold=score_threshold, enlarge=enlarge)
+        panels = [cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)]
+        captions = ["image"]
         if record.get("annotations"):
             kept = [item for item in record["annotations"] if not item.get("iscrowd", 0)]
             truth = utils.annotations_to_instances(
                 [utils.transform_instance_annotations(dict(item), [], size) for item in kept], size, "bitmask"
             )
-            panels.append(draw_instances(image, truth, names))
+            panels.append(draw(truth))
             captions.append(f"ground truth ({len(truth)})")
         predicted = _predicted_instances(found[record["image_id"]], *size, class_of)
         shown = int((predicted.scores >= score_threshold).sum())
-        panels.append(draw_instances(image, predicted, names, score_threshold=score_threshold))
+        panels.append(draw(predicted))
         captions.append(f"predictions, score >= {score_threshold:g} ({shown})")
         path = out_dir / f"{Path(record['file_name']).stem}.jpg"
         cv2.imwrite(str(path), side_by_side(panels, captions))

@@ -20,22 +20,17 @@ def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(_BACKGROUND,) * 3)
 
 
-def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str], *, min_width: int = 256) -> np.ndarray:
+def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
     """Put pictures next to each other, each under its caption.
 
     Args:
         images: (H, W, 3) uint8 BGR each, of any sizes.
         captions: one a picture.
-        min_width: narrower pictures are enlarged to it, in pixels.
 
     Returns:
         One (H', W', 3) uint8 BGR picture.
     """
-    columns = []
-    for image, caption in zip(images, captions, strict=True):
-        factor = max(1.0, min_width / image.shape[1])
-        shown = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) if factor > 1 else image
-        columns.append(_captioned(shown, caption))
+    columns = [_captioned(image, caption) for image, caption in zip(images, captions, strict=True)]
     return tile(columns, columns=len(columns))
 
 

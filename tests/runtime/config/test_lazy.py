@@ -6,10 +6,9 @@ import sys
 
 import pytest
 import torch
-from omegaconf import DictConfig, ListConfig
-
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
+from omegaconf import DictConfig, ListConfig
 
 
 class MakeAdder:
@@ -51,9 +50,17 @@ def test_relative_imports_need_no_package_and_reach_parents(tmp_path):
 def test_working_directory_relative_paths(tmp_path, monkeypatch):
     write(tmp_path, base="x = dict(a=1)", sub__a="from ..base import x", up__b="from ..sub.a import x")
     monkeypatch.chdir(tmp_path / "up")
-    assert LazyConfig.load("b.py").x.a == 1
     assert LazyConfig.load("../up/b.py").x.a == 1
     assert LazyConfig.load("../up/./b.py", "x").a == 1
+
+
+@pytest.mark.bundled_only
+def test_going_up_from_the_working_directory(tmp_path, monkeypatch):
+    write(tmp_path, base="x = dict(a=1)", sub__a="from ..base import x", sub__deep__b="from ...sub.a import x")
+    monkeypatch.chdir(tmp_path / "sub")
+    assert LazyConfig.load("a.py").x.a == 1
+    monkeypatch.chdir(tmp_path / "sub" / "deep")
+    assert LazyConfig.load("b.py").x.a == 1
 
 
 def test_each_load_gives_new_objects(tmp_path):
@@ -85,7 +92,8 @@ def test_other_file_types_are_refused(tmp_path):
 
 
 def test_load_rel_starts_at_the_calling_file(tmp_path):
-    write(tmp_path, other="x = dict(a=7)", sub__a="from detectron2.config import LazyConfig as C\ny = C.load_rel('../other.py', 'x')")
+    load = "from detectron2.config import LazyConfig\ny = LazyConfig.load_rel('../other.py', 'x')"
+    write(tmp_path, other="x = dict(a=7)", sub__a=load)
     assert LazyConfig.load(str(tmp_path / "sub" / "a.py")).y.a == 7
 
 
@@ -153,7 +161,8 @@ def test_lazy_call_takes_callables_paths_and_descriptions():
 
 
 def test_save_writes_paths_and_keeps_interpolations(tmp_path):
-    cfg = DictConfig({"n": 3, "layer": L(torch.nn.Linear)(in_features="${..n}", out_features=2)}, flags={"allow_objects": True})
+    layer = L(torch.nn.Linear)(in_features="${..n}", out_features=2)
+    cfg = DictConfig({"n": 3, "layer": layer}, flags={"allow_objects": True})
     LazyConfig.save(cfg, str(tmp_path / "c.yaml"))
     again = LazyConfig.load(str(tmp_path / "c.yaml"))
     assert again.layer._target_ == "torch.nn.Linear"
@@ -194,10 +203,7 @@ def test_to_py_wraps_and_quotes():
         flags={"allow_objects": True},
     )
     assert LazyConfig.to_py(cfg) == (
-        "cfg.b = torch.nn.Linear(in_features=1, out_features=2)\n"
-        'cfg.c.l = [1, "a"]\n'
-        'cfg.c.s = "it\'s"\n'
-        "cfg.c.x = 2\n"
+        'cfg.b = torch.nn.Linear(in_features=1, out_features=2)\ncfg.c.l = [1, "a"]\ncfg.c.s = "it\'s"\ncfg.c.x = 2\n'
     )
     wide = LazyConfig.to_py(DictConfig({"l": ["x" * 30] * 3}), prefix="")
     assert wide == "l = [\n" + f'    "{"x" * 30}",\n' * 3 + "]\n"

@@ -3,15 +3,13 @@
 import math
 
 import pytest
-from omegaconf import DictConfig
-
 from detectron2.config import LazyConfig
+from omegaconf import DictConfig
 
 
 def make():
-    return DictConfig(
-        {"a": {"b": 1, "c": "x"}, "items": [{"n": 1}, {"n": 2}], "train": {"device": "cuda"}}, flags={"allow_objects": True}
-    )
+    content = {"a": {"b": 1, "c": "x"}, "items": [{"n": 1}, {"n": 2}], "train": {"device": "cuda"}}
+    return DictConfig(content, flags={"allow_objects": True})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,9 @@ def test_absent_items_are_refused(override):
 
 
 @pytest.mark.bundled_only
-@pytest.mark.parametrize("override", ["a", "=1", "a.b=[1", "a.b='x", "a.b=[1]]", "a.b={x}", "a.b=[1,,2]", "a b=1", "a..b=1"])
+@pytest.mark.parametrize(
+    "override", ["a", "=1", "a.b=[1", "a.b='x", "a.b=[1]]", "a.b={x}", "a.b=[1,,2]", "a b=1", "a..b=1"]
+)
 def test_unreadable_overrides_are_quoted(override):
     with pytest.raises(ValueError, match="Cannot read override") as info:
         LazyConfig.apply_overrides(make(), [override])

@@ -1,0 +1,27 @@
+import torch
+from detectron2.utils.events import EventStorage
+
+from instseg_d2.testing import fake_batch, tiny_mask_rcnn
+
+
+def test_tiny_mask_rcnn_is_tiny_and_learns():
+    model = tiny_mask_rcnn()
+    assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    batch, totals = fake_batch(), []
+    with EventStorage():
+        for _ in range(8):
+            losses = model(batch)
+            total = sum(losses.values())
+            optimizer.zero_grad()
+            total.backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+            optimizer.step()
+            totals.append(total.item())
+    assert set(losses) == {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    assert totals[-1] < totals[0]
+    model.eval()
+    with torch.no_grad():
+        output = model(batch)[0]["instances"]
+    assert output.image_size == (64, 96)
+    assert output.has("pred_masks")

@@ -1,0 +1,228 @@
+#!/usr/bin/env python
+"""Predict instances in images and videos with a trained recipe; `--help` explains the command line."""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from pycocotools import mask as mask_utils
+from tqdm import tqdm
+
+from instseg_d2.checkpoint import CheckpointMismatchError
+from instseg_d2.data.media import MediaError, find_media, is_video, load_image, read_frames, video_info
+from instseg_d2.engine import Predictor
+from instseg_d2.engine.overrides import UnknownKeyError
+from instseg_d2.visualization import draw_instances
+
+_EPILOG = """\
+examples:
+  python tools/predict.py --config-file NAME --weights model_final.pth --input photo.jpg --output out
+  python tools/predict.py --config-file NAME --weights model_final.pth --input folder 'more/*.png' clip.mp4 --output out
+
+The output folder gets an overlay for every image (a video for every video) and predictions.json: a COCO data set of
+the predictions, with a score in each annotation. A file that cannot be read is named, skipped, and makes the exit
+code 1; Ctrl-C keeps what is done.
+"""
+
+
+class CocoWriter:
+    """Collects predictions as a COCO data set.
+
+    Args:
+        path: the json to write.
+        metadata: of the data set that the model was trained for; gives category names and ids.
+    """
+
+    def __init__(self, path: Path, metadata) -> None:
+        self.path = path
+        self.images, self.annotations, self.categories = [], [], {}
+        self._names = getattr(metadata, "thing_classes", None)
+        ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
+        self._category_ids = {index: category for category, index in ids.items()}
+
+    def add(self, file_name: str, shape: tuple[int, int], instances) -> None:
+        """Add one image of shape (height, width) and its predicted Instances."""
+        image_id = len(self.images) + 1
+        self.images.append({"id": image_id, "file_name": file_name, "height": shape[0], "width": shape[1]})
+        for item in instances_to_coco_json(instances.to("cpu"), image_id):
+            index = item["category_id"]
+            item["category_id"] = category = self._category_ids.get(index, index + 1)
+            name = self._names[index] if self._names else f"class {index}"
+            self.categories[category] = {"id": category, "name": name}
+            width, height = item["bbox"][2:]
+            mask = item.get("segmentation")
+            area = int(mask_utils.area(mask)) if mask else width * height
+            self.annotations.append({"id": len(self.annotations) + 1, "iscrowd": 0, "area": area, **item})
+
+    def write(self) -> None:
+        """Write the json, replacing an older one only when the new one is whole."""
+        categories = [self.categories[key] for key in sorted(self.categories)]
+        data = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(data))
+        os.replace(partial, self.path)
+
+
+def _batches(items: Iterator, size: int) -> Iterator[list]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+class Job:
+    """Everything that one run of the tool needs to handle a file."""
+
+    def __init__(self, args: argparse.Namespace, predictor: Predictor) -> None:
+        self.args = args
+        self.predictor = predictor
+        self.names = getattr(predictor.metadata, "thing_classes", None)
+        self.output = Path(args.output)
+        self.writer = CocoWriter(self.output / "predictions.json", predictor.metadata)
+        self.failures: list[str] = []
+        self._used: set[Path] = set()
+
+    @contextmanager
+    def noting_failures(self) -> Iterator[None]:
+        """Print and remember that a file cannot be read, and go on with the next one."""
+        try:
+            yield
+        except MediaError as error:
+            self.failures.append(str(error))
+            tqdm.write(str(error), file=sys.stderr)
+
+    def predict(self, names: list[str], images: list[np.ndarray]) -> list[np.ndarray]:
+        """Record the predictions of some images and return their overlays (the images where none are wanted)."""
+        overlays = []
+        for name, image, found in zip(names, images, self.predictor.predict_batch(images), strict=True):
+            instances = found["instances"]
+            kept = instances[instances.scores >= self.args.score_threshold]
+            self.writer.add(name, image.shape[:2], kept)
+            overlays.append(
+                image
+                if self.args.no_overlays
+                else draw_instances(image, kept, self.names, score_threshold=self.args.score_threshold)
+            )
+        return overlays
+
+    def overlay_path(self, source: Path, suffix: str) -> Path:
+        """A file in the output folder, named after the source; equal names of several folders get a number."""
+        path = self.output / f"{source.stem}{suffix}"
+        number = 1
+        while path in self._used:
+            number += 1
+            path = self.output / f"{source.stem}_{number}{suffix}"
+        self._used.add(path)
+        return path
+
+    def images(self, paths: list[Path]) -> None:
+        """Predict a batch of images; those that cannot be read are noted and left out."""
+        loaded = {}
+        for path in paths:
+            with self.noting_failures():
+                loaded[path] = load_image(path)
+        if not loaded:
+            return
+        overlays = self.predict([str(path) for path in loaded], list(loaded.values()))
+        for path, overlay in zip(loaded, overlays, strict=True):
+            if not self.args.no_overlays:
+                _write_image(self.overlay_path(path, ".jpg"), overlay)
+
+    def video(self, path: Path) -> None:
+        """Predict a video frame by frame and write it with its overlays."""
+        info = video_info(path)
+        target = None
+        done = 0
+        try:
+            with (
+                tqdm(total=info.frames or None, desc=path.name, unit="frame") as bar,
+                closing(read_frames(path)) as frames,
+            ):
+                for batch in _batches(frames, self.args.batch_size):
+                    names = [f"{path}/{done + index:06d}" for index in range(len(batch))]
+                    overlays = self.predict(names, batch)
+                    if target is None and not self.args.no_overlays:
+                        target = _video_writer(self.overlay_path(path, ".mp4"), info.fps, batch[0].shape)
+                    if target is not None:
+                        for overlay in overlays:
+                            target.write(overlay)
+                    done += len(batch)
+                    bar.update(len(batch))
+        finally:
+            if target is not None:
+                target.release()
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), image):
+        raise OSError(f"cannot write {path}")
+
+
+def _video_writer(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (shape[1], shape[0]))
+    if not writer.isOpened():
+        raise OSError(f"cannot write video {path}")
+    return writer
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict all inputs; returns the exit code."""
+    paths = find_media(args.input)
+    Path(args.output).mkdir(parents=True, exist_ok=True)
+    predictor = Predictor.from_config(args.config_file, weights=args.weights, overrides=args.opts, device=args.device)
+    job = Job(args, predictor)
+    try:
+        stills = [path for path in paths if not is_video(path)]
+        with tqdm(total=len(stills), unit="image", disable=not stills) as bar:
+            for batch in _batches(iter(stills), args.batch_size):
+                job.images(batch)
+                bar.update(len(batch))
+        for path in filter(is_video, paths):
+            with job.noting_failures():
+                job.video(path)
+    finally:
+        job.writer.write()
+    print(
+        f"{len(job.writer.annotations)} instances in {len(job.writer.images)} images: {job.writer.path}"
+        + (f"; {len(job.failures)} of {len(paths)} files could not be read" if job.failures else "")
+    )
+    return 1 if job.failures else 0
+
+
+def parse() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Predict instances in images and videos.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, help="the recipe: a file or a name of the model zoo")
+    parser.add_argument("--weights", required=True, help="checkpoint of that recipe")
+    parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders, glob patterns")
+    parser.add_argument("--output", required=True, help="folder for overlays and predictions.json")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="keep predictions from it on (default 0.5)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images in one pass (default 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    parser.add_argument("--no-overlays", action="store_true", help="write predictions.json alone")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of config keys")
+    return parser
+
+
+def main() -> int:
+    """Parse and run; a mistake of the user is one sentence."""
+    parser = parse()
+    args = parser.parse_args()
+    try:
+        return run(args)
+    except (FileNotFoundError, CheckpointMismatchError, MediaError, PermissionError, UnknownKeyError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
