@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from ..errors import DatasetError
 from ..synthetic.occshapes import ANNOTATION_FILE, GENERATOR_VERSION, IMAGE_FOLDER, write_occshapes
+from ..synthetic.outlines import CATEGORIES
 from .coco import load_checked
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class _Generated:
     @property
     def folder(self) -> str:
         return f"occshapes/v{GENERATOR_VERSION}/{self.split}_{self.images}x{self.size}_seed{self.seed}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(category.name for category in CATEGORIES)
 
     @property
     def json_file(self) -> str:
@@ -66,10 +71,14 @@ class _Generated:
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """One split of a set that the user provides; `tree` shows what its folder must hold."""
+    """One split of a set that the user provides; `tree` shows what its folder must hold.
+
+    `classes` are the names in the order of class indices, for a predictor on a machine without the data.
+    """
 
     json_file: str
     image_root: str
+    classes: tuple[str, ...]
     tree: str
 
     def prepare(self, name: str, root: str) -> None:
@@ -104,19 +113,21 @@ _COCO_MINI_TREE = """\
     train2017/*.jpg
     val2017/*.jpg"""
 
+_COCO_CLASSES = tuple(MetadataCatalog.get("coco_2017_val").thing_classes)
+
 _SPLITS: dict[str, _Generated | _OnDisk] = {
     "occshapes_train": _Generated("train", images=600, seed=0),
     "occshapes_val": _Generated("val", images=150, seed=1),
 }
 for _split in ("train", "val"):
     _SPLITS[f"mandarin_{_split}"] = _OnDisk(
-        f"mandarin/annotations/instances_{_split}.json", f"mandarin/{_split}", _MANDARIN_TREE
+        f"mandarin/annotations/instances_{_split}.json", f"mandarin/{_split}", ("mandarin",), _MANDARIN_TREE
     )
     _SPLITS[f"nuclei_{_split}"] = _OnDisk(
-        f"dsb2018_nuclei/annotations/instances_{_split}.json", "dsb2018_nuclei", _NUCLEI_TREE
+        f"dsb2018_nuclei/annotations/instances_{_split}.json", "dsb2018_nuclei", ("nucleus",), _NUCLEI_TREE
     )
     _SPLITS[f"coco_mini_{_split}"] = _OnDisk(
-        f"coco_mini/annotations/instances_{_split}2017.json", f"coco_mini/{_split}2017", _COCO_MINI_TREE
+        f"coco_mini/annotations/instances_{_split}2017.json", f"coco_mini/{_split}2017", _COCO_CLASSES, _COCO_MINI_TREE
     )
 
 BUILTIN_DATASETS = tuple(_SPLITS)
@@ -159,5 +170,7 @@ def register_builtin(root: str | os.PathLike | None = None) -> None:
             MetadataCatalog.remove(name)
         json_file, image_root = os.path.join(folder, split.json_file), os.path.join(folder, split.image_root)
         DatasetCatalog.register(name, partial(_load, name, json_file, image_root))
-        MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+        MetadataCatalog.get(name).set(
+            json_file=json_file, image_root=image_root, evaluator_type="coco", thing_classes=list(split.classes)
+        )
         _roots[name] = folder

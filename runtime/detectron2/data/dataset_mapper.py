@@ -17,21 +17,6 @@ __all__ = ["DatasetMapper"]
 logger = logging.getLogger(__name__)
 
 
-_ATOMS = frozenset({int, float, bool, str, type(None)})
-
-
-def _deep_copy(value: Any) -> Any:
-    """`copy.deepcopy`, many times faster for nested lists of numbers such as polygons."""
-    kind = type(value)
-    if kind in _ATOMS:
-        return value
-    if kind is dict:
-        return {key: _deep_copy(entry) for key, entry in value.items()}
-    if kind is list:
-        return value.copy() if _ATOMS.issuperset(map(type, value)) else [_deep_copy(entry) for entry in value]
-    return copy.deepcopy(value)
-
-
 class DatasetMapper:
     """Reads the image of a record, augments it together with its annotations, and makes tensors of both.
 
@@ -131,7 +116,7 @@ class DatasetMapper:
             the record with "image", a (C, H, W) uint8 tensor (or float, by format), "sem_seg", (H, W) int64, where it
             has a label file, and in training "instances" in place of "annotations".
         """
-        record = _deep_copy(dataset_dict)
+        record = copy.deepcopy(dataset_dict)
         image = utils.read_image(record["file_name"], format=self.image_format)
         utils.check_image_size(record, image)
         labels_file = record.pop("sem_seg_file_name", None)

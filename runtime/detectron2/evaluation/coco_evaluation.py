@@ -199,21 +199,16 @@ class COCOEvaluator(DatasetEvaluator):
 
         api = "unofficial" if self._use_fast_impl else "official"
         self._logger.info(f"Evaluating predictions with {api} COCO API...")
+        implementation = COCOeval_opt if self._use_fast_impl else COCOeval
+        limits = {"img_ids": img_ids, "max_dets_per_image": self._max_dets_per_image}
         for task in sorted(tasks):
             coco_eval = None
             if results:  # pycocotools cannot load an empty list
                 coco_eval = _evaluate_predictions_on_coco(
-                    self._coco_api,
-                    results,
-                    task,
-                    kpt_oks_sigmas=self._kpt_oks_sigmas,
-                    cocoeval_fn=COCOeval_opt if self._use_fast_impl else COCOeval,
-                    img_ids=img_ids,
-                    max_dets_per_image=self._max_dets_per_image,
+                    self._coco_api, results, task, self._kpt_oks_sigmas, implementation, **limits
                 )
-            self._results[task] = self._derive_coco_results(
-                coco_eval, task, class_names=self._metadata.get("thing_classes")
-            )
+            names = self._metadata.get("thing_classes")
+            self._results[task] = self._derive_coco_results(coco_eval, task, class_names=names)
 
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
         """Fill in the task "box_proposals": AR at 100 and 1000 proposals, over all areas and each."""
@@ -403,13 +398,8 @@ def _evaluate_box_proposals(
     if thresholds is None:
         thresholds = torch.arange(0.5, 0.95 + 1e-5, 0.05, dtype=torch.float32)
     recalls = (gt_overlaps >= thresholds[:, None]).sum(dim=1).float() / float(num_pos)
-    return {
-        "ar": recalls.mean(),
-        "recalls": recalls,
-        "thresholds": thresholds,
-        "gt_overlaps": gt_overlaps,
-        "num_pos": num_pos,
-    }
+    stats = {"num_pos": num_pos, "gt_overlaps": gt_overlaps}
+    return {"ar": recalls.mean(), "recalls": recalls, "thresholds": thresholds, **stats}
 
 
 def _load_results(coco_gt: COCO, results: list[dict[str, Any]], iou_type: str) -> COCO:

@@ -105,11 +105,12 @@ class EventStorage:
         name = self._current_prefix + name
         value = float(value)
         when = self._iter if cur_iter is None else cur_iter
-        self._history[name].update(value, when)
-        self._latest_scalars[name] = (value, when)
         assert self._smoothing_hints.setdefault(name, smoothing_hint) == smoothing_hint, (
             f"Scalar {name!r} was stored with smoothing_hint={not smoothing_hint} before."
         )
+        self._history[name].update(value, when)
+        # Last: a trainer may store from a thread, and readers start from here.
+        self._latest_scalars[name] = (value, when)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: Any) -> None:
         """Store several numbers: ``put_scalars(loss=1.0, accuracy=0.5)``."""
@@ -156,7 +157,7 @@ class EventStorage:
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Like :meth:`latest`, with the median over the last `window_size` iterations of those to be smoothed."""
         smoothed = {}
-        for name, (value, when) in self._latest_scalars.items():
+        for name, (value, when) in list(self._latest_scalars.items()):
             if self._smoothing_hints[name]:
                 value = self._history[name].median(self.count_samples(name, window_size))
             smoothed[name] = (value, when)

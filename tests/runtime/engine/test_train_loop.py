@@ -302,3 +302,26 @@ def test_mixed_precision_on_gpu_computes_in_float16():
 def test_mixed_precision_refuses_data_parallel():
     with pytest.raises(AssertionError):
         make_trainer(AMPTrainer, model=nn.DataParallel(OneWeight()))
+
+
+@pytest.mark.bundled_only
+def test_writers_read_while_a_thread_stores():
+    """The loss names appear in the storage from the thread, while the hook iterates over it."""
+
+    class ManyLosses(OneWeight):
+        def forward(self, target):
+            step = len(seen)
+            return {f"loss_{step}_{k}": self.weight * k for k in range(10)}
+
+    seen = []
+
+    class Reading(HookBase):
+        def after_step(self):
+            for _ in range(4):
+                latest = self.trainer.storage.latest_with_smoothing_hint(2)
+            seen.append(len(latest))
+
+    trainer = make_trainer(model=ManyLosses(), async_write_metrics=True, lr=0.0)
+    trainer.register_hooks([Reading()])
+    trainer.train(0, 40)
+    assert len(trainer.storage.latest()) == 40 * 10 + 3
