@@ -1,7 +1,6 @@
 """Measured numbers: rows of `results/*.csv`, and the tables of a README that are made from them."""
 
 import csv
-import importlib.metadata
 import json
 import os
 import platform
@@ -9,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import detectron2
 import torch
 from omegaconf import OmegaConf
 
@@ -64,7 +64,7 @@ def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
         "minutes": round(sum(seconds) / len(seconds) * iterations / 60, 1),
         "hardware": hardware(),
         "torch": torch.__version__,
-        "detectron2": importlib.metadata.version("detectron2"),
+        "detectron2": detectron2.__version__,
         "commit": commit(),
     }
     for task, label in (("bbox", "box"), ("segm", "mask")):

@@ -68,7 +68,7 @@ def test_check_names_what_is_missing_or_old(environment, monkeypatch):
 
 def test_requirements_are_read_from_the_project(environment):
     found = dict(environment._requirements(ROOT / "pyproject.toml", ("dependencies", "dev")))
-    assert found["torch"] == "2.4"
+    assert found["torch"] == "2.5"
     assert "pytest" in found
     assert "detectron2" not in found
 

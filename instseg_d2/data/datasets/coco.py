@@ -131,8 +131,18 @@ def load_checked(json_file: str, image_root: str, name: str) -> list[dict]:
     """Records in detectron2's format, after the checks of `register_coco`; sets the class names of `name`.
 
     Every annotation keeps its `id`, so that later errors can name it.
+
+    Raises:
+        DatasetError: see `register_coco`; also when the metadata of `name` promises other class names.
     """
-    _checked_content(json_file, image_root)
+    content = _checked_content(json_file, image_root)
+    found = _describe(name, json_file, image_root, content).thing_classes
+    expected = MetadataCatalog.get(name).get("thing_classes")
+    if expected is not None and tuple(expected) != found:
+        raise DatasetError(
+            f"{json_file}: the categories of '{name}' are {', '.join(expected)}, but the file has {', '.join(found)}; "
+            "register it under a name of its own with register_coco"
+        )
     return load_coco_json(json_file, image_root, name, ["id"])
 
 

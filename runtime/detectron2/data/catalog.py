@@ -57,10 +57,11 @@ class Metadata(SimpleNamespace):
     # A class-level default, so that an error about a missing attribute can always say which data set it is.
     name: str = "N/A"
 
+    # Keys of old code and what they are called now.
     _RENAMED = {
+        "stuff_class_names": "stuff_classes",
         "class_names": "thing_classes",
         "dataset_id_to_contiguous_id": "thing_dataset_id_to_contiguous_id",
-        "stuff_class_names": "stuff_classes",
     }
 
     @classmethod

@@ -29,17 +29,17 @@ from .catalog import MetadataCatalog
 
 __all__ = [
     "SizeMismatchError",
-    "convert_image_to_rgb",
-    "check_image_size",
-    "transform_proposals",
-    "transform_instance_annotations",
     "annotations_to_instances",
     "annotations_to_instances_rotated",
     "build_augmentation",
     "build_transform_gen",
+    "check_image_size",
+    "convert_image_to_rgb",
     "create_keypoint_hflip_indices",
     "filter_empty_instances",
     "read_image",
+    "transform_instance_annotations",
+    "transform_proposals",
 ]
 
 logger = logging.getLogger(__name__)

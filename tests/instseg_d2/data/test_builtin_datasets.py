@@ -99,11 +99,19 @@ def test_present_set_is_checked_on_loading(root, content, write):
     (root / "mandarin/annotations").mkdir(parents=True)
     (root / "mandarin/annotations/instances_train.json").write_text(path.read_text())
     pictures.rename(root / "mandarin/train")
+    with pytest.raises(DatasetError, match="categories of 'mandarin_train' are mandarin, but the file has pear, cup"):
+        DatasetCatalog.get("mandarin_train")
+
+    only = {"id": content["categories"][0]["id"], "name": "mandarin"}
+    content["categories"] = [only]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = only["id"]
+    (root / "mandarin/annotations/instances_train.json").write_text(json.dumps(content))
     records = DatasetCatalog.get("mandarin_train")
     assert [a["id"] for a in records[0]["annotations"]] == [11, 12]
-    assert MetadataCatalog.get("mandarin_train").thing_classes == ["pear", "cup"]
+    assert MetadataCatalog.get("mandarin_train").thing_classes == ["mandarin"]
 
-    content["annotations"][0]["category_id"] = 1
+    content["annotations"][0]["category_id"] = only["id"] + 1
     (root / "mandarin/annotations/instances_train.json").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="unknown-category: annotation 11"):
         DatasetCatalog.get("mandarin_train")

@@ -50,6 +50,13 @@ def name():
         catalog.data.pop("format_test_set", None)
 
 
+@pytest.fixture
+def warnings_seen(caplog, monkeypatch):
+    # setup_logger, which another test may have called, keeps the messages from the root logger.
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
+    return caplog
+
+
 def test_record_fields_and_contiguous_categories(write, name):
     data = content(
         annotation(area=100.0, score=0.5),
@@ -104,25 +111,23 @@ def test_keypoints_move_to_pixel_centers(write):
     assert records[0]["annotations"][0]["keypoints"] == [3.5, 4.5, 2, 0.5, 0.5, 0]
 
 
-def test_invalid_polygons_are_left_out_with_a_warning(write, caplog):
+def test_invalid_polygons_are_left_out_with_a_warning(write, warnings_seen):
     data = content(
         annotation(segmentation=[[1, 2, 3, 4], SQUARE]),
         annotation(id=8, segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
         annotation(id=9, segmentation=[[1, 2, 3, 4]]),
     )
-    with caplog.at_level(logging.WARNING, logger="detectron2"):
-        logging.getLogger("detectron2").propagate = True
+    with warnings_seen.at_level(logging.WARNING):
         (record,) = load_coco_json(write(data), "")
     assert [a["segmentation"] for a in record["annotations"]] == [[SQUARE]]
-    assert "2 instances" in caplog.text
+    assert "2 instances" in warnings_seen.text
 
 
-def test_annotations_of_unknown_images_are_left_out_with_a_warning(write, caplog):
-    with caplog.at_level(logging.WARNING, logger="detectron2"):
-        logging.getLogger("detectron2").propagate = True
+def test_annotations_of_unknown_images_are_left_out_with_a_warning(write, warnings_seen):
+    with warnings_seen.at_level(logging.WARNING):
         (record,) = load_coco_json(write(content(annotation(), annotation(id=2, image_id=77))), "")
     assert len(record["annotations"]) == 1
-    assert "instances.json" in caplog.text
+    assert "instances.json" in warnings_seen.text
 
 
 def test_duplicate_annotation_ids_are_refused(write):
@@ -195,11 +200,18 @@ def test_conversion_and_loading_are_inverse(tmp_path, name):
     mask = np.zeros((40, 30), dtype=np.uint8, order="F")
     mask[5:9, 2:6] = 1
     record = {"file_name": "a.png", "image_id": 4, "height": 40, "width": 30}
+    xyxy, xywh = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+    square = {"bbox": [10, 10, 10, 10], "bbox_mode": xywh, "category_id": 0, "segmentation": [SQUARE]}
     record["annotations"] = [
-        {"bbox": np.array([2, 5, 6, 9]), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "segmentation": mask_util.encode(mask)},
-        {"bbox": [10, 10, 10, 10], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 1, "segmentation": [SQUARE]},
-        {"bbox": [1, 2, 4, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0},
-    ]  # fmt: skip
+        {
+            "bbox": np.array([2, 5, 6, 9]),
+            "bbox_mode": xyxy,
+            "category_id": 1,
+            "segmentation": mask_util.encode(mask),
+        },
+        {**square, "iscrowd": 1},
+        {"bbox": [1, 2, 4, 8], "bbox_mode": xyxy, "category_id": 0},
+    ]
     DatasetCatalog.register(name, lambda: [record])
     MetadataCatalog.get(name).set(thing_classes=["a", "b"], thing_dataset_id_to_contiguous_id={5: 0, 6: 1})
 

@@ -1,3 +1,4 @@
+import itertools
 import pickle
 
 import pytest
@@ -140,11 +141,11 @@ def test_workers_have_seeds_of_their_own():
 
 def test_train_loader_order_and_grouping():
     records = [{"width": 4 + i % 2 * 4, "height": 5, "i": i} for i in range(6)]
-    order = [i for i, _ in zip(TrainingSampler(6, seed=2), range(24), strict=False)]
+    order = itertools.islice(TrainingSampler(6, seed=2), 24)
     loader = build_detection_train_loader(
         records, mapper=lambda r: r, sampler=TrainingSampler(6, seed=2), total_batch_size=2
     )
-    got = [[r["i"] for r in batch] for batch, _ in zip(loader, range(6), strict=False)]
+    got = [[r["i"] for r in batch] for batch in itertools.islice(loader, 6)]
     expected, wide, high = [], [], []
     for i in order:
         bucket = wide if i % 2 else high
@@ -200,7 +201,7 @@ def test_empty_data_sets_say_what_to_do(register):
         get_detection_dataset_dicts("loaders_crowds")
 
 
-def test_histogram(caplog, monkeypatch):
+def test_histogram(monkeypatch):
     shown = []
     monkeypatch.setattr("detectron2.data.build.log_first_n", lambda level, message, **_: shown.append(message))
     names = ["ant", "bee", "a very long class name", "dog"]
@@ -226,12 +227,9 @@ def test_loaders_from_a_config(register):
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SEED = 8
-    got = [
-        r["image_id"]
-        for b, _ in zip(build_detection_train_loader(cfg, mapper=lambda r: r), range(3), strict=False)
-        for r in b
-    ]
-    assert got == [i for i, _ in zip(TrainingSampler(6, seed=8), range(6), strict=False)]
+    batches = itertools.islice(build_detection_train_loader(cfg, mapper=lambda r: r), 3)
+    got = [r["image_id"] for batch in batches for r in batch]
+    assert got == list(itertools.islice(TrainingSampler(6, seed=8), 6))
     batches = list(build_detection_test_loader(cfg, "loaders_cfg", mapper=lambda r: r["image_id"]))
     assert batches == [[i] for i in range(6)]
     cfg.DATALOADER.SAMPLER_TRAIN = "NoSuchSampler"

@@ -36,9 +36,8 @@ def test_outputs_equal_torchvision(depth):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
-    ours = ResNet(
-        BasicStem(), ResNet.make_default_stages(depth), num_classes=7, out_features=["res3", "res5", "linear"]
-    ).eval()
+    names = ["res3", "res5", "linear"]
+    ours = ResNet(BasicStem(), ResNet.make_default_stages(depth), num_classes=7, out_features=names).eval()
     missing = ours.load_state_dict(from_torchvision(reference), strict=False)
     assert not missing.unexpected_keys
     assert not missing.missing_keys
@@ -49,7 +48,7 @@ def test_outputs_equal_torchvision(depth):
         stem = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
         res3 = reference.layer2(reference.layer1(stem))
         logits = reference(x)
-    assert list(outputs) == ["res3", "res5", "linear"]
+    assert list(outputs) == names
     torch.testing.assert_close(outputs["res3"], res3, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["linear"], logits, rtol=1e-4, atol=1e-3)
 
@@ -127,6 +126,7 @@ def test_deformable_block_starts_as_a_plain_one(modulated):
     assert deformable.conv2_offset.out_channels == (27 if modulated else 18)
 
 
+@pytest.mark.bundled_only
 def test_deformable_block_trains_its_offsets():
     torch.manual_seed(0)
     block = DeformBottleneckBlock(4, 8, bottleneck_channels=4, norm="")

@@ -110,10 +110,10 @@ def _get_coco_instances_meta() -> dict[str, Any]:
 
 def _coco_person_metadata() -> dict[str, Any]:
     return {
-        "thing_classes": ["person"],
-        "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,
-        "keypoint_flip_map": COCO_PERSON_KEYPOINT_FLIP_MAP,
         "keypoint_connection_rules": KEYPOINT_CONNECTION_RULES,
+        "keypoint_flip_map": COCO_PERSON_KEYPOINT_FLIP_MAP,
+        "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,
+        "thing_classes": ["person"],
     }
 
 

@@ -10,8 +10,8 @@ from .grouped_batch_sampler import GroupedBatchSampler
 
 __all__ = [
     "GroupedBatchSampler",
-    "TrainingSampler",
-    "RandomSubsetTrainingSampler",
     "InferenceSampler",
+    "RandomSubsetTrainingSampler",
     "RepeatFactorTrainingSampler",
+    "TrainingSampler",
 ]

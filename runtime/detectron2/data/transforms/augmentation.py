@@ -9,13 +9,13 @@ import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
 __all__ = [
+    "AugInput",
     "Augmentation",
     "AugmentationList",
-    "AugInput",
-    "TransformGen",
-    "apply_transform_gens",
     "StandardAugInput",
+    "TransformGen",
     "apply_augmentations",
+    "apply_transform_gens",
 ]
 
 

@@ -23,21 +23,21 @@ from .transform import ExtentTransform, ResizeTransform, RotationTransform
 
 __all__ = [
     "FixedSizeCrop",
+    "MinIoURandomCrop",
     "RandomApply",
     "RandomBrightness",
     "RandomContrast",
     "RandomCrop",
+    "RandomCrop_CategoryAreaConstraint",
     "RandomExtent",
     "RandomFlip",
-    "RandomSaturation",
     "RandomLighting",
+    "RandomResize",
     "RandomRotation",
+    "RandomSaturation",
     "Resize",
     "ResizeScale",
     "ResizeShortestEdge",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomResize",
-    "MinIoURandomCrop",
 ]
 
 # The plain number, which a config can be dumped with.

@@ -15,11 +15,11 @@ from fvcore.transforms.transform import (
 from PIL import Image
 
 __all__ = [
+    "ColorTransform",
     "ExtentTransform",
+    "PILColorTransform",
     "ResizeTransform",
     "RotationTransform",
-    "ColorTransform",
-    "PILColorTransform",
 ]
 
 # Plain numbers: transforms are printed and dumped with them.

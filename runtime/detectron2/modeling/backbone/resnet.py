@@ -12,14 +12,14 @@ from .backbone import Backbone
 from .build import BACKBONE_REGISTRY
 
 __all__ = [
-    "ResNetBlockBase",
     "BasicBlock",
+    "BasicStem",
     "BottleneckBlock",
     "DeformBottleneckBlock",
-    "BasicStem",
     "ResNet",
-    "make_stage",
+    "ResNetBlockBase",
     "build_resnet_backbone",
+    "make_stage",
 ]
 
 ResNetBlockBase = CNNBlockBase

@@ -109,12 +109,12 @@ class WindowAttention(nn.Module):
         down, right = (axis[:, None] - axis + span - 1 for axis, span in ((y, height), (x, width)))
         self.register_buffer("relative_position_index", down * (2 * width - 1) + right)
 
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.softmax = nn.Softmax(dim=-1)
+        self.attn_drop, self.proj_drop = nn.Dropout(attn_drop), nn.Dropout(proj_drop)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        # Last, after the draws of the linear layers: the order decides which weights a seed gives.
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x, mask=None):
         """Args:
@@ -169,11 +169,8 @@ class SwinTransformerBlock(nn.Module):
     ):
         super().__init__()
         assert 0 <= shift_size < window_size, f"shift_size {shift_size} is not in [0, {window_size})"
-        self.dim = dim
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.shift_size = shift_size
-        self.mlp_ratio = mlp_ratio
+        self.dim, self.num_heads, self.mlp_ratio = dim, num_heads, mlp_ratio
+        self.window_size, self.shift_size = window_size, shift_size
         self.norm1 = norm_layer(dim)
         self.attn = WindowAttention(dim, _pair(window_size), num_heads, qkv_bias, qk_scale, attn_drop, drop)
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0.0 else nn.Identity()
@@ -264,10 +261,8 @@ class BasicLayer(nn.Module):
         use_checkpoint=False,
     ):
         super().__init__()
-        self.window_size = window_size
-        self.shift_size = window_size // 2
-        self.depth = depth
-        self.use_checkpoint = use_checkpoint
+        self.depth, self.use_checkpoint = depth, use_checkpoint
+        self.window_size, self.shift_size = window_size, window_size // 2
         rates = drop_path if isinstance(drop_path, list) else [drop_path] * depth
         self.blocks = nn.ModuleList(
             SwinTransformerBlock(
@@ -391,13 +386,10 @@ class SwinTransformer(Backbone):
         use_checkpoint=False,
     ):
         super().__init__()
-        self.pretrain_img_size = pretrain_img_size
+        self.ape, self.pretrain_img_size = ape, pretrain_img_size
+        self.embed_dim, self.patch_norm = embed_dim, patch_norm
+        self.out_indices, self.frozen_stages = out_indices, frozen_stages
         self.num_layers = len(depths)
-        self.embed_dim = embed_dim
-        self.ape = ape
-        self.patch_norm = patch_norm
-        self.out_indices = out_indices
-        self.frozen_stages = frozen_stages
         self.num_features = [embed_dim * 2**i for i in range(self.num_layers)]
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, norm_layer if patch_norm else None)
