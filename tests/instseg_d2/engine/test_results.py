@@ -13,7 +13,7 @@ def test_row_of_a_run(tmp_path):
     (tmp_path / "metrics.json").write_text(
         '{"iteration": 0, "time": 0.4}\n{"iteration": 1, "time": 0.6}\n{"iteration": 1}\n'
     )
-    scores = {"bbox": {"AP": 41.234, "AP50": 60.0}, "segm": {"AP": 30.0, "AP50": 55.555}}
+    scores = {"bbox": {"AP": 41.234, "AP50": 60.0}, "segm": {"AP": 30.0, "AP50": 55.556}}
     (tmp_path / "results.json").write_text(json.dumps(scores))
     row = result_row(tmp_path, "Baselines/x")
     assert set(row) == set(COLUMNS)

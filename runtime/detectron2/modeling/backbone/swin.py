@@ -109,12 +109,13 @@ class WindowAttention(nn.Module):
         down, right = (axis[:, None] - axis + span - 1 for axis, span in ((y, height), (x, width)))
         self.register_buffer("relative_position_index", down * (2 * width - 1) + right)
 
-        self.softmax = nn.Softmax(dim=-1)
-        self.attn_drop, self.proj_drop = nn.Dropout(attn_drop), nn.Dropout(proj_drop)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(dim, dim)
-        # Last, after the draws of the linear layers: the order decides which weights a seed gives.
+        self.proj_drop = nn.Dropout(proj_drop)
+        # After the draws of the linear layers: the order decides which weights a seed gives.
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.softmax = nn.Softmax(dim=-1)
 
     def forward(self, x, mask=None):
         """Args:

@@ -1,7 +1,6 @@
 """FCOS (arXiv:1904.01355): one prediction per location, with a centerness score."""
 
 import torch
-from fvcore.nn import sigmoid_focal_loss_jit
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,7 +12,7 @@ from ..anchor_generator import DefaultAnchorGenerator
 from ..backbone import Backbone
 from ..box_regression import Box2BoxTransformLinear, _dense_box_regression_loss
 from .dense_detector import DenseDetector
-from .retinanet import RetinaNetHead, decode_and_suppress, one_hot_without_background
+from .retinanet import RetinaNetHead, decode_and_suppress, focal_loss_of_labels
 
 __all__ = ["FCOS"]
 
@@ -157,13 +156,7 @@ class FCOS(DenseDetector):
         normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), initial_value=300)
 
         logits = torch.cat(pred_logits, dim=1)
-        loss_cls = sigmoid_focal_loss_jit(
-            logits,
-            one_hot_without_background(labels, self.num_classes, logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
-        )
+        loss_cls = focal_loss_of_labels(logits, labels, self.num_classes, self.focal_loss_alpha, self.focal_loss_gamma)
         loss_loc = _dense_box_regression_loss(
             anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, is_positive, box_reg_loss_type="giou"
         )

@@ -26,11 +26,14 @@ __all__ = ["RetinaNet"]
 logger = logging.getLogger(__name__)
 
 
-def one_hot_without_background(labels: torch.Tensor, num_classes: int, dtype: torch.dtype) -> torch.Tensor:
-    """Encode (...,) labels in [0, K], K = background, as (..., K) zeros and ones; background is all zero."""
-    targets = torch.zeros((*labels.shape, num_classes), dtype=dtype, device=labels.device)
-    is_foreground = (labels < num_classes).to(dtype)
-    return targets.scatter_(-1, labels.clamp(max=num_classes - 1).unsqueeze(-1), is_foreground.unsqueeze(-1))
+def focal_loss_of_labels(
+    logits: torch.Tensor, labels: torch.Tensor, num_classes: int, alpha: float, gamma: float
+) -> torch.Tensor:
+    """Sum the focal loss of (..., K) class logits with (...,) labels in [0, K]; K, the background, has no logit."""
+    # Scattering needs one float per logit; one_hot() would need a 64 bit integer each, and a copy of them.
+    is_foreground = (labels < num_classes).to(logits.dtype).unsqueeze(-1)
+    targets = torch.zeros_like(logits).scatter_(-1, labels.clamp(max=num_classes - 1).unsqueeze(-1), is_foreground)
+    return sigmoid_focal_loss_jit(logits, targets, alpha=alpha, gamma=gamma, reduction="sum")
 
 
 @META_ARCH_REGISTRY.register()
@@ -152,21 +155,12 @@ class RetinaNet(DenseDetector):
         normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), initial_value=100)
 
         logits = cat(pred_logits, dim=1)[is_valid]
-        loss_cls = sigmoid_focal_loss_jit(
-            logits,
-            one_hot_without_background(labels[is_valid], self.num_classes, logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
+        loss_cls = focal_loss_of_labels(
+            logits, labels[is_valid], self.num_classes, self.focal_loss_alpha, self.focal_loss_gamma
         )
+        box_loss_settings = (self.box_reg_loss_type, self.smooth_l1_beta)
         loss_box_reg = _dense_box_regression_loss(
-            anchors,
-            self.box2box_transform,
-            pred_anchor_deltas,
-            gt_boxes,
-            is_positive,
-            self.box_reg_loss_type,
-            self.smooth_l1_beta,
+            anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, is_positive, *box_loss_settings
         )
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
 

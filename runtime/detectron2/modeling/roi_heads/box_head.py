@@ -66,10 +66,12 @@ class FastRCNNConvFCHead(nn.Sequential):
             self._output_size = size
 
         # Only now: every layer has drawn its default values by then, an order that seeded runs rely on.
-        for layer in self.conv_norm_relus:
-            weight_init.c2_msra_fill(layer)
-        for layer in self.fcs:
-            weight_init.c2_xavier_fill(layer)
+        for fill, layers in (
+            (weight_init.c2_msra_fill, self.conv_norm_relus),
+            (weight_init.c2_xavier_fill, self.fcs),
+        ):
+            for layer in layers:
+                fill(layer)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

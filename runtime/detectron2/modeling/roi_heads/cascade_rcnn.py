@@ -20,13 +20,13 @@ class _ScaleGradient(torch.autograd.Function):
     """Identity whose gradient is multiplied by a factor."""
 
     @staticmethod
-    def forward(ctx, input, scale):
-        ctx.scale = scale
-        return input
+    def forward(ctx, tensor, factor):
+        ctx.factor = factor
+        return tensor
 
     @staticmethod
     def backward(ctx, grad_output):
-        return ctx.scale * grad_output, None
+        return ctx.factor * grad_output, None
 
 
 @ROI_HEADS_REGISTRY.register()

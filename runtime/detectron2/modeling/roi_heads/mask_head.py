@@ -107,12 +107,12 @@ class BaseMaskRCNNHead(nn.Module):
         vis_period: see :func:`mask_rcnn_loss`.
         """
         super().__init__()
-        self.vis_period = vis_period
         self.loss_weight = loss_weight
+        self.vis_period = vis_period
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        return {"vis_period": cfg.VIS_PERIOD}
+        return dict(vis_period=cfg.VIS_PERIOD)
 
     def forward(self, x, instances: list[Instances]):
         """Predict masks, then compute the loss (training) or attach them to the instances (inference).

@@ -227,9 +227,9 @@ class Res5ROIHeads(ROIHeads):
         self.in_features = in_features
         self.pooler = pooler
         self.res5 = res5 if isinstance(res5, nn.Module) else nn.Sequential(*res5)
-        self.box_predictor = box_predictor
         self.mask_on = mask_head is not None
-        if self.mask_on:
+        self.box_predictor = box_predictor
+        if mask_head is not None:
             self.mask_head = mask_head
 
     @classmethod
