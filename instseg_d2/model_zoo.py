@@ -20,6 +20,10 @@ from instseg_d2 import projects
 RECIPE_KEYS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
+class ConfigError(ValueError):
+    """A config file does not load, or is no recipe; the message names the file, and the line where there is one."""
+
+
 def _config_folders() -> Iterator[tuple[str, Path]]:
     for root in projects.__path__:
         for folder in sorted(Path(root).glob("*/configs")):
@@ -67,8 +71,33 @@ def get_config(name_or_path: str | os.PathLike) -> DictConfig:
 
     Raises:
         FileNotFoundError: see `config_path`.
+        ConfigError: the file raises an error, or lacks one of the five keys. Errors of this package that a file
+            raises, such as `DatasetError`, stay what they are.
     """
-    return LazyConfig.load(str(config_path(name_or_path)))
+    path = config_path(name_or_path)
+    try:
+        cfg = LazyConfig.load(str(path))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == __package__:
+            raise
+        raise ConfigError(_explain(error, path)) from error
+    missing = [key for key in RECIPE_KEYS if key not in cfg]
+    if missing:
+        raise ConfigError(f"{path}: no {' and no '.join(missing)}; a recipe defines {', '.join(RECIPE_KEYS)}")
+    return cfg
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """`file:line: what`, for an error that came out of running a config file."""
+    syntax = error if getattr(error, "lineno", None) else error.__cause__
+    if isinstance(syntax, SyntaxError):
+        if not Path(syntax.filename).is_file():  # upstream parses a text without name, and tells the file apart
+            return f"{error} Line {syntax.lineno}: {type(syntax).__name__}: {syntax.msg}"
+        return f"{syntax.filename}:{syntax.lineno}: {type(syntax).__name__}: {syntax.msg}"
+    # The innermost file that was being run or imported: the config itself, one that it builds on, or its own module.
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+    return f"{place}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def _check() -> int:
@@ -77,9 +106,7 @@ def _check() -> int:
     names = list_configs()
     for name in names:
         try:
-            missing = [key for key in RECIPE_KEYS if key not in get_config(name)]
-            if missing:
-                raise KeyError(f"missing top-level keys: {missing}")
+            get_config(name)
         except Exception:
             failed += 1
             print(f"{name}: does not load\n{traceback.format_exc()}", file=sys.stderr)

@@ -4,7 +4,6 @@
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,10 +15,10 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from instseg_d2.checkpoint import CheckpointMismatchError
 from instseg_d2.data.media import MediaError, find_media, is_video, load_image, read_frames, video_info
 from instseg_d2.engine import Predictor
-from instseg_d2.engine.overrides import UnknownKeyError
+from instseg_d2.engine.mistakes import USER_MISTAKES, describe
+from instseg_d2.files import write_whole
 from instseg_d2.visualization import draw_instances
 
 _EPILOG = """\
@@ -66,9 +65,7 @@ class CocoWriter:
         """Write the json, replacing an older one only when the new one is whole."""
         categories = [self.categories[key] for key in sorted(self.categories)]
         data = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(data))
-        os.replace(partial, self.path)
+        write_whole(self.path, json.dumps(data))
 
 
 def _batches(items: Iterator, size: int) -> Iterator[list]:
@@ -160,8 +157,7 @@ class Job:
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f"cannot write {path}")
+    write_whole(path, cv2.imencode(path.suffix, image)[1].tobytes())
 
 
 def _video_writer(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
@@ -220,8 +216,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return run(args)
-    except (FileNotFoundError, CheckpointMismatchError, MediaError, PermissionError, UnknownKeyError) as error:
-        parser.error(str(error))
+    except USER_MISTAKES as error:
+        parser.exit(2, f"{parser.prog}: error: {describe(error, args.output)}\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
 """Saving and loading of trained models."""
 
-from .checkpointer import Checkpointer, CheckpointMismatchError, load_weights
+from .checkpointer import Checkpointer, CheckpointError, CheckpointMismatchError, load_weights

@@ -1,6 +1,7 @@
 """A checkpointer that never leaves half a file behind, and loading that says when a file belongs to another model."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 
-class CheckpointMismatchError(RuntimeError):
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded: it is damaged, would run code, or belongs to something else."""
+
+
+class CheckpointMismatchError(CheckpointError):
     """A checkpoint does not hold the parameters of the model that it is loaded into."""
 
 
@@ -64,6 +69,48 @@ class Checkpointer(DetectionCheckpointer):
                 "make room or set train.output_dir, then continue with --resume."
             ) from error
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file into the model and the checkpointables, as `DetectionCheckpointer.load`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CheckpointError: the file is damaged, would run code, or does not fit the checkpointables.
+        """
+        if path and "://" not in path and not Path(path.partition("?")[0]).is_file():
+            raise FileNotFoundError(f"no checkpoint at '{path}'")
+        try:
+            return super().load(path, checkpointables)
+        except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            # The text of these errors alone says little of a damaged file.
+            cause = (
+                f"{type(error).__name__}: {error}" if isinstance(error, EOFError | KeyError | OSError) else str(error)
+            )
+            message = cause if path in cause else f"cannot load checkpoint '{path}': {cause}"
+            raise CheckpointError(f"{message} (start from another file with train.init_checkpoint)") from error
+
+    def require_parameters(self, path: str, *, partial: bool = False) -> None:
+        """Make sure that the last load gave every parameter of the model a value.
+
+        Args:
+            path: what was loaded, for the message.
+            partial: be content with a part of the parameters.
+
+        Raises:
+            CheckpointMismatchError: parameters are missing or of another shape; with `partial`, none fits.
+        """
+        found = self.incompatible
+        parameters = [name for name, _ in self.model.named_parameters()]
+        unusable = {*found.missing_keys, *(entry[0] for entry in found.incorrect_shapes)}
+        absent = [name for name in parameters if name in unusable]
+        if not absent or (partial and len(absent) < len(parameters)):
+            return
+        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        shapes = "; ".join(f"{name}: file {tuple(a)}, model {tuple(b)}" for name, a, b in found.incorrect_shapes[:3])
+        raise CheckpointMismatchError(
+            f"'{path}' belongs to another model: {len(absent)} of {len(parameters)} parameters are not in it or have "
+            f"another shape ({shown}{'; ' + shapes if shapes else ''}). Check --config-file and num_classes."
+        )
+
     def _load_model(self, checkpoint: dict) -> Any:
         self.incompatible = super()._load_model(checkpoint)
         return self.incompatible
@@ -81,21 +128,9 @@ def load_weights(model: nn.Module, path: str, *, partial: bool = False) -> None:
 
     Raises:
         FileNotFoundError: no such file.
+        CheckpointError: the file is damaged or would run code.
         CheckpointMismatchError: parameters are missing or of another shape; with `partial`, none fits.
     """
-    if "://" not in path and not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at '{path}'")
     checkpointer = Checkpointer(model)
     checkpointer.load(path, checkpointables=[])
-    found = checkpointer.incompatible
-    parameters = dict(model.named_parameters())
-    mismatched = {entry[0] for entry in found.incorrect_shapes}
-    absent = [name for name in parameters if name in set(found.missing_keys) | mismatched]
-    if not absent or (partial and len(absent) < len(parameters)):
-        return
-    shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-    shapes = "; ".join(f"{name}: file {tuple(a)}, model {tuple(b)}" for name, a, b in found.incorrect_shapes[:3])
-    raise CheckpointMismatchError(
-        f"'{path}' belongs to another model: {len(absent)} of {len(parameters)} parameters are not in it or have "
-        f"another shape ({shown}{'; ' + shapes if shapes else ''}). Check --config-file and num_classes."
-    )
+    checkpointer.require_parameters(path, partial=partial)

@@ -166,4 +166,7 @@ def _named(record: dict[str, Any], annotation: Any = None) -> Iterator[None]:
             where = f"annotation {annotation} of {where}"
         # A missing key and an assertion say too little without their type.
         cause = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise SampleError(f"{where}: {cause}") from error
+        advice = (
+            "; restore the file, or take the image out of the annotation file" if isinstance(error, OSError) else ""
+        )
+        raise SampleError(f"{where}: {cause}{advice}") from error

@@ -4,7 +4,6 @@ import csv
 import datetime
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,12 +18,14 @@ from torch import nn
 from tqdm import tqdm
 
 TOTAL = "total"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _MIB = 2**20
 COLUMNS = (
     "date",
     "commit",
     "hardware",
     "threads",
+    "clock",
     "python",
     "torch",
     "detectron2",
@@ -62,13 +63,37 @@ def _resident_bytes(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
+def peak_memory(run: Callable[[], object], *, on_cuda: bool = False) -> float | None:
+    """What a run needs above what is held before it, in MiB.
+
+    On the CPU it is the rise of the process's resident size, which only Linux can tell; None elsewhere.
+    """
+    if on_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / _MIB
+    try:
+        # Sets the high-water mark back.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident_bytes("VmRSS")
+    except OSError:
+        return None
+    run()
+    return max(_resident_bytes("VmHWM") - before, 0) / _MIB
+
+
 class Step:
     """A function to measure in this process.
 
     Args:
         name: for the table.
         run: does the work once.
-        device: where it runs; on CUDA clocks wait for the kernels.
+        device: where it runs; on CUDA the clock waits for the kernels.
+        clock: "wall", or "cpu": time that the threads of this process were at work, which other programs on the
+            machine hardly change; not for CUDA.
         parts: modules after whose forward a part ends, by the name of the part, in the order of their calls.
         rest: name of what comes after the last of them.
     """
@@ -78,12 +103,14 @@ class Step:
         name: str,
         run: Callable[[], object],
         device: str = "cpu",
+        clock: str = "wall",
         parts: Mapping[str, nn.Module] | None = None,
         rest: str = "rest",
     ) -> None:
         self.name = name
         self.run = run
         self._on_cuda = torch.device(device).type == "cuda"
+        self._clock = CLOCKS[clock]
         self._rest = rest
         self._marks: list[tuple[str, float]] = []
         for part, module in (parts or {}).items():
@@ -98,7 +125,7 @@ class Step:
     def _now(self) -> float:
         if self._on_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self._clock()
 
     def measure(self) -> dict[str, float]:
         """Run once; see `Competitor`."""
@@ -114,21 +141,8 @@ class Step:
         return seconds
 
     def memory(self) -> float | None:
-        """Run once; see `Competitor`. On the CPU it needs Linux, whose high-water mark can be reset."""
-        if self._on_cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.run()
-            torch.cuda.synchronize()
-            return (torch.cuda.max_memory_allocated() - before) / _MIB
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-            before = _resident_bytes("VmRSS")
-            self.run()
-            return max(_resident_bytes("VmHWM") - before, 0) / _MIB
-        except OSError:
-            return None
+        """Run once; see `Competitor`."""
+        return peak_memory(self.run, on_cuda=self._on_cuda)
 
 
 def alternate(
@@ -250,12 +264,16 @@ def commit(folder: Path) -> str:
         return ""
 
 
-def context(device: str, folder: Path, sides: Sequence[Mapping[str, str]] = ()) -> dict[str, object]:
+def context(
+    device: str, folder: Path, threads: int, clock: str, sides: Sequence[Mapping[str, str]] = ()
+) -> dict[str, object]:
     """The columns that say where a number comes from.
 
     Args:
         device: where it was measured.
         folder: the checkout.
+        threads: of each side.
+        clock: see `Step`.
         sides: `versions()` of A and of B when these are other processes; where they differ both are told.
     """
     sides = sides or [versions()]
@@ -264,7 +282,8 @@ def context(device: str, folder: Path, sides: Sequence[Mapping[str, str]] = ()) 
         "date": datetime.date.today().isoformat(),
         "commit": commit(folder),
         "hardware": hardware(device),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
+        "clock": clock,
         **told,
     }
 
@@ -301,9 +320,3 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def peak_of_process() -> float:
-    """Largest resident size of this process so far, MiB."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size / _MIB if sys.platform == "darwin" else size / 1024

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
 from .benchmark import Step
@@ -158,7 +159,9 @@ def training(model: nn.Module, cfg: DictConfig, inputs: list[dict]) -> Callable[
     return run
 
 
-def step(name: str, model: nn.Module, run: Callable[[], object], device: str, *, is_training: bool) -> Step:
+def step(
+    name: str, model: nn.Module, run: Callable[[], object], *, device: str, clock: str, is_training: bool = False
+) -> Step:
     """A competitor with the parts that a two-stage model has; others are measured as a whole."""
     parts = {
         part: getattr(model, attribute)
@@ -171,7 +174,7 @@ def step(name: str, model: nn.Module, run: Callable[[], object], device: str, *,
         if isinstance(getattr(model, attribute, None), nn.Module)
     }
     rest = "backward and step" if is_training else "postprocessing"
-    return Step(name, run, device, parts if len(parts) == 3 else None, rest)
+    return Step(name, run, device, clock, parts if len(parts) == 3 else None, rest)
 
 
 def detections(output: dict) -> dict[str, list]:
@@ -196,8 +199,10 @@ def agreement(a: dict[str, list], b: dict[str, list]) -> dict[str, float]:
     best = torch.zeros(len(boxes_a))
     if len(boxes_a) and len(boxes_b):
         best = (box_iou(boxes_a, boxes_b) * (classes_a[:, None] == classes_b)).max(dim=1).values
-    sides = [(x[:, 2:] - x[:, :2]).clamp(min=0).prod(dim=1).sqrt().mean().item() if len(x) else 0.0
-             for x in (boxes_a, boxes_b)]
+    sides = [
+        (x[:, 2:] - x[:, :2]).clamp(min=0).prod(dim=1).sqrt().mean().item() if len(x) else 0.0
+        for x in (boxes_a, boxes_b)
+    ]
     return {
         "count_A": len(boxes_a),
         "count_B": len(boxes_b),
@@ -239,11 +244,19 @@ def _torchvision_name(name: str) -> str:
     raise KeyError(f"torchvision's Mask R-CNN has nothing like '{name}'")
 
 
+class _AtGivenSize(GeneralizedRCNNTransform):
+    """Normalises and pads, but does not resize: detectron2's models get their images at the final size too."""
+
+    def resize(self, image: torch.Tensor, target: dict | None = None):
+        return image, target
+
+
 def to_torchvision(model: nn.Module, norm_layer: Callable[[int], nn.Module]) -> nn.Module:
     """Torchvision's Mask R-CNN R50-FPN with the weights, anchors and pixel statistics of a detectron2 one.
 
     It is the model of `maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)`, with `norm_layer` for the
-    normalisation, and without resizing: images come at their final size.
+    normalisation, and without resizing: images come at their final size. It places the anchors of the coarsest level
+    up to 3 px per cell elsewhere where the image's size is no multiple of 64, so a few detections differ.
 
     Args:
         model: `GeneralizedRCNN` with strides in the 3x3 convolutions, as torchvision's.
@@ -253,10 +266,9 @@ def to_torchvision(model: nn.Module, norm_layer: Callable[[int], nn.Module]) -> 
     twin = MaskRCNN(
         resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer),
         num_classes + 1,
-        image_mean=(model.pixel_mean.flatten() / 255).tolist(),
-        image_std=(model.pixel_std.flatten() / 255).tolist(),
-        _skip_resize=True,
     )
+    statistics = [(values.flatten() / 255).tolist() for values in (model.pixel_mean, model.pixel_std)]
+    twin.transform = _AtGivenSize(800, 1333, *statistics)
     state = {}
     for name, value in model.state_dict().items():
         if name.startswith("roi_heads.box_predictor.cls_score."):

@@ -77,6 +77,12 @@ class BestCheckpoint(HookBase):
 
     def after_train(self) -> None:
         self._check()
+        reported = sorted(name for name in self.trainer.storage.latest() if "/AP" in name)
+        if reported and self.metric not in reported:
+            _log.warning(
+                f"model_best.pth is not written: the evaluation reports no '{self.metric}' "
+                f"(train.checkpointer.best_metric), but {', '.join(reported[:8])}"
+            )
 
     def state_dict(self) -> dict:
         return {"best": self.best, "seen_at": self._seen_at}

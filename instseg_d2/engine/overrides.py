@@ -7,6 +7,10 @@ from detectron2.config import LazyConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
+class SettingError(ValueError):
+    """A key of the config has a value that cannot be used; the message names the key."""
+
+
 class UnknownKeyError(KeyError):
     """An override names a key that the config does not have."""
 
@@ -34,6 +38,10 @@ def _normalise(key: str) -> str:
     return key.replace("[", ".").replace("]", "")
 
 
+def _value(cfg: DictConfig, key: str) -> object:
+    return OmegaConf.select(cfg, _normalise(key), throw_on_resolution_failure=False)
+
+
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Apply `key=value` overrides (`key` dotted, `value` in YAML) in place and return the config.
 
@@ -44,7 +52,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UnknownKeyError: a key does not exist in the config (the message lists the nearest ones), or `+` names one
             that does.
-        ValueError: an override is not of the form `key=value`.
+        SettingError: an override is not of the form `key=value`, its value cannot be parsed, or is text where the
+            config has a number or a truth value.
     """
     known = list(config_keys(cfg))
     plain, doomed = [], []
@@ -54,7 +63,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         elif "=" in override:
             key, new = override.partition("=")[0].removeprefix("+"), override.startswith("+")
         else:
-            raise ValueError(f"override '{override}' is not of the form key=value (or ~key, which deletes a key)")
+            raise SettingError(f"override '{override}' is not of the form key=value (or ~key, which deletes a key)")
         exists = _normalise(key) in known
         if new and exists:
             raise UnknownKeyError(f"override '{override}': '{key}' exists already; write it without the '+'")
@@ -71,8 +80,16 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             doomed.append(_normalise(key))
         else:
             plain.append(override.removeprefix("+"))
-    if plain:
-        LazyConfig.apply_overrides(cfg, plain)
+    for override in plain:
+        key, _, text = override.partition("=")
+        before = _value(cfg, key)
+        try:
+            LazyConfig.apply_overrides(cfg, [override])
+        except Exception as error:  # each implementation has its own parser and errors
+            raise SettingError(f"override '{override}': {error}") from error
+        if isinstance(before, int | float) and isinstance(_value(cfg, key), str) and "${" not in text:
+            kind = "true or false" if isinstance(before, bool) else "a number"
+            raise SettingError(f"override '{override}': '{text}' is text, but '{key}' must be {kind} (it was {before})")
     for key in doomed:
         parent, _, last = key.rpartition(".")
         del (OmegaConf.select(cfg, parent) if parent else cfg)[last]

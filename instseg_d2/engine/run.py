@@ -2,21 +2,26 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.engine import create_ddp_model, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from instseg_d2.checkpoint import Checkpointer, load_weights
+from instseg_d2.data import DatasetError
+from instseg_d2.files import write_whole
 from instseg_d2.visualization.report import write_report
 
 from .hooks import BestCheckpoint, EMAHook, StopOnSignal
+from .overrides import SettingError, config_keys
 from .recipe import report_recipe
 from .trainer import Trainer
 
@@ -28,12 +33,12 @@ def resolve_device(name: str) -> str:
     """The torch device behind `train.device`; "auto" is the GPU where there is one, else the CPU.
 
     Raises:
-        RuntimeError: a CUDA device is asked for and there is none.
+        SettingError: a CUDA device is asked for and there is none.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"train.device is '{name}', but torch finds no CUDA device; use train.device=cpu or auto")
+        raise SettingError(f"train.device is '{name}', but torch finds no CUDA device; use train.device=cpu or auto")
     return name
 
 
@@ -57,8 +62,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     if results and comm.is_main_process():
         print_csv_format(results)
-        path = Path(cfg.train.output_dir) / "results.json"
-        path.write_text(json.dumps(results, indent=1))
+        write_whole(Path(cfg.train.output_dir) / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -66,16 +70,33 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict:
     """Evaluate the weights of `cfg.train.init_checkpoint`; writes `results.json` and the report.
 
     Raises:
-        ValueError: no checkpoint is named.
-        CheckpointMismatchError: the checkpoint does not hold every parameter of the model.
+        SettingError: no checkpoint is named.
+        CheckpointError: the checkpoint cannot be loaded, or does not hold every parameter of the model.
     """
     if not cfg.train.init_checkpoint:
-        raise ValueError("--eval-only needs weights: train.init_checkpoint=path/to/model_final.pth")
+        raise SettingError("--eval-only needs weights: train.init_checkpoint=path/to/model_final.pth")
     model = build_model(cfg)
     load_weights(model, cfg.train.init_checkpoint)
+    _check_classes(cfg, "test")
     results = evaluate(cfg, model)
     _report(cfg, results)
     return results
+
+
+def _check_classes(cfg: DictConfig, split: str) -> None:
+    """Compare the largest `num_classes` of the model with a data set's classes, where both are known."""
+    keys = [key for key in config_keys(cfg.model) if key.rpartition(".")[2] == "num_classes"]
+    counts = {f"model.{key}": OmegaConf.select(cfg.model, key) for key in keys}
+    counts = {key: count for key, count in counts.items() if isinstance(count, int)}
+    names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+    for name in [names] if isinstance(names, str) else names or []:
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes and counts and max(counts.values()) != len(classes):
+            key = max(counts, key=counts.get)
+            raise SettingError(
+                f"{key} is {counts[key]}, but data set '{name}' (dataloader.{split}) has {len(classes)} classes: set "
+                f"{key}={len(classes)}, or change the data set"
+            )
 
 
 def _report(cfg: DictConfig, results: dict) -> None:
@@ -88,7 +109,7 @@ def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:
     if not cfg.train.amp.enabled:
         return None
     if cfg.train.amp.precision not in _PRECISIONS:
-        raise ValueError(f"train.amp.precision must be one of {list(_PRECISIONS)}, not '{cfg.train.amp.precision}'")
+        raise SettingError(f"train.amp.precision must be one of {list(_PRECISIONS)}, not '{cfg.train.amp.precision}'")
     return _PRECISIONS[cfg.train.amp.precision]
 
 
@@ -115,12 +136,16 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
 
     Raises:
         NonFiniteLossError: see `Trainer`.
+        CheckpointError, DatasetError, SampleError, SettingError: what to start from or train on cannot be used.
+        OSError: something cannot be written; earlier checkpoints are untouched.
         TrainingStopped: after SIGTERM or SIGINT, when the state is saved.
     """
     settings = cfg.train
     output_dir = Path(settings.output_dir)
     report_recipe(cfg)
     amp_dtype = _amp_dtype(cfg)
+    for split in ("train", "test"):
+        _check_classes(cfg, split)
     model = build_model(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -170,7 +195,7 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
         if start:
             # Otherwise a resumed training would draw the images and crops of its first iterations again.
             seed_all_rng(settings.seed + comm.get_rank() + start)
-        trainer.data_loader = instantiate(cfg.dataloader.train)
+        trainer.data_loader = _train_loader(cfg)
         with stop.listening():
             trainer.train(start, settings.max_iter)
     if is_main and ema:
@@ -179,10 +204,24 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
     return results
 
 
+def _train_loader(cfg: DictConfig) -> Iterable:
+    try:
+        return instantiate(cfg.dataloader.train)
+    except DatasetError:
+        raise
+    except (AssertionError, ValueError) as error:  # what detectron2 raises when no image is left, and for bad settings
+        raise DatasetError(
+            f"dataloader.train cannot be built: {error} (data set: {cfg.dataloader.train.dataset.names}; "
+            "dataloader.train.dataset.filter_empty=False keeps images without instances)"
+        ) from error
+
+
 def _restore(checkpointer: Checkpointer, model: nn.Module, init_checkpoint: str, *, resume: bool) -> int:
     """Load what the training starts from and return the iteration to begin with."""
     if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.get_checkpoint_file())
+        path = checkpointer.get_checkpoint_file()
+        checkpointer.load(path)
+        checkpointer.require_parameters(path)
         return checkpointer.checkpointables["trainer"].iter + 1
     if resume:
         _log.warning(f"--resume: no checkpoint in '{checkpointer.save_dir}'; training starts from the beginning")

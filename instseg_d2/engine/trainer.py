@@ -54,10 +54,14 @@ class Trainer(SimpleTrainer):
         data_time = time.perf_counter() - start
 
         with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.model(batch)
+            try:
+                losses = self.model(batch)
+            except FloatingPointError as error:  # some models notice it themselves, such as an RPN in its proposals
+                raise NonFiniteLossError(self._diagnosis(str(error).rstrip("."), batch)) from error
         total = sum(losses.values())
         if not torch.isfinite(total):
-            raise NonFiniteLossError(self._diagnosis(losses, batch))
+            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+            raise NonFiniteLossError(self._diagnosis(values, batch))
 
         self.optimizer.zero_grad()
         self.grad_scaler.scale(total).backward()
@@ -70,12 +74,11 @@ class Trainer(SimpleTrainer):
         self.grad_scaler.update()
         SimpleTrainer.write_metrics({key: value.detach() for key, value in losses.items()}, data_time, self.iter)
 
-    def _diagnosis(self, losses: dict[str, torch.Tensor], batch: list[dict]) -> str:
-        values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+    def _diagnosis(self, finding: str, batch: list[dict]) -> str:
         images = ", ".join(str(item.get("image_id", item.get("file_name", "?"))) for item in batch)
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
         return (
-            f"non-finite loss at iteration {self.iter} on rank {comm.get_rank()}: {values}; image ids: {images}; "
+            f"non-finite loss at iteration {self.iter} on rank {comm.get_rank()}: {finding}; image ids: {images}; "
             f"lr: {', '.join(f'{rate:.4g}' for rate in rates)}. The weights were not updated with it. Usual causes: "
             "a learning rate too high for the batch size, too short a warm-up, float16 overflow, broken annotations."
         )

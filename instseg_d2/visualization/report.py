@@ -20,6 +20,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from matplotlib.figure import Figure
 from pycocotools import mask as mask_utils
 
+from instseg_d2.files import write_whole
+
 from .overlay import draw_instances
 from .sheet import side_by_side
 
@@ -32,8 +34,10 @@ tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
 """
 
 
-# Narrower images are enlarged to about this many pixels, so that labels do not hide them.
+# Narrower images are enlarged to about this many pixels, so that labels do not hide them; wider ones are shrunk to the
+# second number, so that the report stays small enough to send.
 _PANEL_WIDTH = 300
+_PANEL_MAX_WIDTH = 640
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -124,7 +128,8 @@ def _precision_recall_figures(ground_truth: Path, predictions: Path, tasks: list
             for threshold, precision in curves.items():
                 axes.plot(np.linspace(0, 1, len(precision)), precision, label=f"IoU {threshold}")
             axes.set(title=task, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-            axes.legend(fontsize=7)
+            if curves:
+                axes.legend(fontsize=7)
 
         return draw
 
@@ -171,6 +176,11 @@ def _predicted_instances(found: list[dict], height: int, width: int, class_of: d
     return instances
 
 
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    scale = _PANEL_MAX_WIDTH / image.shape[1]
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+
+
 def draw_results(
     dataset_name: str, predictions: Path, out_dir: Path, *, pictures: int, score_threshold: float = 0.5
 ) -> list[Path]:
@@ -214,7 +224,7 @@ def draw_results(
         panels.append(draw(predicted))
         captions.append(f"predictions, score >= {score_threshold:g} ({shown})")
         path = out_dir / f"{Path(record['file_name']).stem}.jpg"
-        cv2.imwrite(str(path), side_by_side(panels, captions))
+        cv2.imwrite(str(path), side_by_side([_shrunk(panel) for panel in panels], captions))
         files.append(path)
     return files
 
@@ -248,9 +258,9 @@ def write_report(output_dir: Path, dataset_name: str, *, pictures: int = 16) -> 
     sections += ["<h2>Pictures</h2>", f'<div class="grid">{grid}</div>']
     title = html.escape(output_dir.resolve().name)
     path = output_dir / "report.html"
-    path.write_text(
+    write_whole(
+        path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>",
-        encoding="utf-8",
     )
     return path

@@ -13,7 +13,7 @@ from instseg_d2.data import InstanceMapper
 
 dataloader = dict(
     train=L(build_detection_train_loader)(
-        dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
+        dataset=L(get_detection_dataset_dicts)(names="coco_2017_train", filter_empty=True),
         mapper=L(InstanceMapper)(
             is_train=True,
             augmentations=[

@@ -3,7 +3,7 @@
 from .default import train
 
 train.update(
-    max_iter=350,
+    max_iter=500,
     clip_grad_norm=5.0,
     eval_period=0,
     log_period=10,

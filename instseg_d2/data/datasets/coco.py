@@ -178,7 +178,7 @@ def register_coco(
         image_root: the folder that the json's `file_name` entries are relative to.
         extra_annotation_keys: keys of the annotations to keep in the records, beyond COCO's own and `id`.
         tolerate: kinds of problems to accept, of `"bad-polygon"` and `"unknown-image"`; detectron2's loader leaves
-            such polygons and annotations out.
+            such polygons and annotations out. COCO evaluation reads the file itself, and stops at bad polygons.
         metadata: further entries for `MetadataCatalog`, such as `thing_colors`.
 
     Raises:

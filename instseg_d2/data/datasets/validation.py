@@ -29,8 +29,8 @@ _ADVICE: dict[str, tuple[bool, str]] = {
     "bad-box": (True, "'bbox' is [x, y, width, height] in pixels: four finite numbers, no negative size"),
     "bad-polygon": (
         True,
-        "a polygon is [x1, y1, x2, y2, ...], 6 or more numbers, an even count; remove these, or drop them on loading "
-        "with tolerate=('bad-polygon',)",
+        "a polygon is [x1, y1, x2, y2, ...], 6 or more numbers, an even count; remove these, or, in a set "
+        "for training alone, drop them on loading with tolerate=('bad-polygon',)",
     ),
     "bad-segmentation": (True, "'segmentation' is a list of polygons, or a run-length mask"),
     "bad-rle": (True, "a run-length mask is {'size': [height, width], 'counts': str or list of run lengths}"),

@@ -1,4 +1,4 @@
-"""A narrow Mask R-CNN on OccShapes: about three minutes of training on two CPU cores."""
+"""A narrow Mask R-CNN on OccShapes: about four minutes of training on two CPU cores."""
 
 from ....configs.common.data.occshapes import dataloader
 from ....configs.common.models.mask_rcnn_narrow_fpn import model

@@ -139,9 +139,11 @@ def _naming(filename: str) -> Iterator[None]:
     """Put the file's name into the many errors that a damaged file can give."""
     try:
         yield
-    except (_Refused, OSError):
+    except _Refused:
         raise
     except Exception as e:
+        if isinstance(e, OSError) and e.filename:  # missing or unreadable; a cut file gives an OSError without name
+            raise
         raise RuntimeError(f"{filename} is damaged or is no checkpoint: {type(e).__name__}: {e}") from e
 
 

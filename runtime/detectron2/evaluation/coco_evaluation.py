@@ -12,8 +12,8 @@ import logging
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -152,7 +152,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
+            with _open_whole(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
                 torch.save(predictions, f)
 
         self._results: OrderedDict[str, dict[str, float]] = OrderedDict()
@@ -191,7 +191,7 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             self._logger.info(f"Saving results to {path}")
-            with PathManager.open(path, "w") as f:
+            with _open_whole(path, "w") as f:
                 f.write(json.dumps(results))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
@@ -274,6 +274,24 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info(f"Per-category {iou_type} AP: \n" + _category_table(per_category))
         results.update({f"AP-{name}": ap for name, ap in per_category.items()})
         return results
+
+
+@contextlib.contextmanager
+def _open_whole(path: str, mode: str) -> Iterator[IO[Any]]:
+    """Open a file that takes its name when it is complete: a full disk leaves the results of an earlier run alone."""
+    if "://" in path:  # a remote store has its own way to publish a file
+        with PathManager.open(path, mode) as f:
+            yield f
+        return
+    partial = f"{path}.partial"
+    try:
+        with open(partial, mode) as f:
+            yield f
+        os.replace(partial, path)
+    except BaseException:
+        if os.path.lexists(partial):
+            os.remove(partial)
+        raise
 
 
 def _category_table(per_category: dict[str, float], columns: int = 3) -> str:

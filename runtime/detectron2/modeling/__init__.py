@@ -1,6 +1,5 @@
 """The parts of detectors: backbones, proposal generators, heads, and the architectures that join them."""
 
-from detectron2._left_out import left_out_class
 from detectron2.layers import ShapeSpec
 
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
@@ -31,6 +30,7 @@ from .meta_arch import (
     build_model,
     build_sem_seg_head,
 )
+from .mmdet_wrapper import MMDetBackbone, MMDetDetector
 from .postprocessing import detector_postprocess
 from .proposal_generator import (
     PROPOSAL_GENERATOR_REGISTRY,
@@ -55,7 +55,4 @@ from .roi_heads import (
 )
 from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
-MMDetBackbone = left_out_class("MMDetBackbone", "wrappers of mmdetection")
-MMDetDetector = left_out_class("MMDetDetector", "wrappers of mmdetection")
-
-__all__ = [name for name in globals() if not name.startswith("_") and name not in ("ShapeSpec", "left_out_class")]
+__all__ = [name for name in globals() if not name.startswith("_") and name != "ShapeSpec"]

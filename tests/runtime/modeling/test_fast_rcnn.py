@@ -164,9 +164,11 @@ def test_giou_box_loss():
     assert losses["loss_box_reg"].item() == pytest.approx(0.5, abs=1e-5)
 
 
-def test_empty_batch_keeps_the_graph():
-    logits, deltas = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 12, requires_grad=True)
-    layer = predictor()
+@pytest.mark.parametrize("agnostic", [True, pytest.param(False, marks=pytest.mark.bundled_only)])
+def test_empty_batch_keeps_the_graph(agnostic):
+    layer = predictor(cls_agnostic_bbox_reg=agnostic)
+    logits = torch.zeros(0, 4, requires_grad=True)
+    deltas = torch.zeros(0, 4 if agnostic else 12, requires_grad=True)
     losses = layer.losses((logits, deltas), [])
     assert all(value.item() == 0 for value in losses.values())
     sum(losses.values()).backward()
