@@ -10,7 +10,7 @@ from pathlib import Path
 
 import detectron2
 import torch
-from omegaconf import OmegaConf
+from detectron2.config import LazyConfig
 
 COLUMNS = (
     "config", "dataset", "seed", "box_AP", "box_AP50", "mask_AP", "mask_AP50", "iterations", "minutes",
@@ -52,7 +52,7 @@ def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
         FileNotFoundError: the run is not complete.
     """
     results = json.loads((output_dir / "results.json").read_text())
-    cfg = OmegaConf.load(output_dir / "config.yaml")
+    cfg = LazyConfig.load(str(output_dir / "config.yaml"))
     steps = [json.loads(line) for line in (output_dir / "metrics.json").read_text().splitlines()]
     seconds = [step["time"] for step in steps if "time" in step]
     iterations = cfg.train.max_iter
