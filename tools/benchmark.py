@@ -25,12 +25,13 @@ options and examples of a command.
 
 
 def _finish(args: argparse.Namespace, rows: list[dict], sides: Sequence[dict] = ()) -> None:
-    from instseg_d2.engine.benchmark import append_rows, context, table
+    from instseg_d2.benchmark.compare import COLUMNS, context, rounded, table
+    from instseg_d2.results import append_rows
 
     print(table(rows))
     if args.output:
         about = context(args.device, ROOT, args.threads, args.clock, sides)
-        append_rows(args.output, [{**about, **row} for row in rows])
+        append_rows(args.output, [rounded({**about, **row}) for row in rows], COLUMNS)
         print(f"{len(rows)} rows appended to {args.output}")
 
 
@@ -50,9 +51,9 @@ def _same_work(what: str, found: dict[str, float], expected: int, least_iou: flo
 
 def detectron2(args: argparse.Namespace) -> None:
     """One recipe in two environments."""
-    from instseg_d2.engine.benchmark import compare
-    from instseg_d2.engine.benchmark_models import agreement
-    from instseg_d2.engine.benchmark_worker import Worker, WorkerError
+    from instseg_d2.benchmark.compare import compare
+    from instseg_d2.benchmark.models import agreement
+    from instseg_d2.benchmark.worker import Worker, WorkerError
 
     pairs = [text.partition("=") for text in args.python]
     if len(pairs) != 2 or not all(name and path for name, _, path in pairs):
@@ -106,8 +107,8 @@ def torchvision(args: argparse.Namespace) -> None:
     from detectron2.config import instantiate
     from torchvision.ops import FrozenBatchNorm2d
 
-    from instseg_d2.engine import benchmark_models as models
-    from instseg_d2.engine.benchmark import compare
+    from instseg_d2.benchmark import models as models
+    from instseg_d2.benchmark.compare import compare
     from instseg_d2.model_zoo import get_config
 
     cfg = get_config(models.MASK_RCNN)
@@ -145,8 +146,8 @@ def torchvision(args: argparse.Namespace) -> None:
 
 def evaluation(args: argparse.Namespace) -> None:
     """COCO evaluation: the fast path against pycocotools."""
-    from instseg_d2.engine.benchmark import compare
-    from instseg_d2.engine.benchmark_evaluation import competitors, generate, largest_difference
+    from instseg_d2.benchmark.compare import compare
+    from instseg_d2.benchmark.evaluation import competitors, generate, largest_difference
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -164,8 +165,8 @@ def mapper(args: argparse.Namespace) -> None:
     """Mappers of recipes, the first of them also against detectron2's own."""
     from detectron2.config import instantiate
 
-    from instseg_d2.engine.benchmark import Step, compare
-    from instseg_d2.engine.benchmark_mappers import detectron2_mapper, mapping, write_records
+    from instseg_d2.benchmark.compare import Step, compare
+    from instseg_d2.benchmark.mappers import detectron2_mapper, mapping, write_records
     from instseg_d2.model_zoo import get_config
 
     configs = [get_config(name) for name in args.config_file]
@@ -190,8 +191,8 @@ def models(args: argparse.Namespace) -> None:
     import torch
     from detectron2.config import instantiate
 
-    from instseg_d2.engine import benchmark_models as parts
-    from instseg_d2.engine.benchmark import compare
+    from instseg_d2.benchmark import models as parts
+    from instseg_d2.benchmark.compare import compare
     from instseg_d2.model_zoo import get_config
 
     is_training = args.mode == "train"

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from instseg_d2.engine.results import add_row, markdown_table, replace_between, result_row
+from instseg_d2.results import RUN_COLUMNS, append_rows, markdown_table, replace_between, result_row
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = ("config", "dataset", "seed", "box_AP", "mask_AP", "mask_AP50", "iterations", "minutes", "hardware", "commit")
@@ -23,7 +23,7 @@ def main() -> int:
     table = ROOT / "results" / f"{args.project.lower()}.csv"
     if args.run:
         try:
-            add_row(table, result_row(args.run, args.config))
+            append_rows(table, [result_row(args.run, args.config)], RUN_COLUMNS)
         except FileNotFoundError as error:
             parser.error(f"'{args.run}' is not a finished run: {error}")
     replace_between(ROOT / "projects" / args.project / "README.md", "results", markdown_table(table, SHOWN))

@@ -17,8 +17,8 @@ from detectron2.config import instantiate
 
 from instseg_d2.model_zoo import get_config
 
-from .benchmark import Step, versions
-from .benchmark_models import batch_of, detections, inference, make_it_detect, step, training
+from .compare import Step, versions
+from .models import batch_of, detections, inference, make_it_detect, step, training
 
 
 class WorkerError(RuntimeError):

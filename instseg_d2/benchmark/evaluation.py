@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from .benchmark import CLOCKS, TOTAL, peak_memory
+from .compare import CLOCKS, TOTAL, peak_memory
 
 _HEIGHT, _WIDTH, _CLASSES = 480, 640, 80
 _OBJECTS_PER_IMAGE = 7

@@ -16,7 +16,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
-from .benchmark import Step
+from .compare import Step
 
 MASK_RCNN = "Baselines/mask_rcnn_r50_fpn_coco_1x"
 # A step that moves the weights by nothing that matters: repetitions do the same work.

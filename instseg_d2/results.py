@@ -5,44 +5,48 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import detectron2
 import torch
 from detectron2.config import LazyConfig
 
-COLUMNS = (
+RUN_COLUMNS = (
     "config", "dataset", "seed", "box_AP", "box_AP50", "mask_AP", "mask_AP50", "iterations", "minutes",
     "hardware", "torch", "detectron2", "commit",
 )  # fmt: skip
 
 
-def hardware() -> str:
-    """What the numbers were measured on: the GPU's name, or the processor and the cores torch uses."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()}x {torch.cuda.get_device_name()}"
-    names = [
-        line.partition(":")[2].strip()
-        for line in (Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else [])
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+def hardware(device: str) -> str:
+    """Name of the GPU, or of the CPU and the number of cores that this process may use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {cores} cores"
 
 
-def commit() -> str:
-    """Short hash of the clone's commit, with `+` if tracked files differ from it; `unknown` outside a clone."""
-    root = Path(__file__).resolve().parents[2]
+def commit(folder: Path) -> str:
+    """Short hash of the checkout, with `+` behind it when tracked files differ; empty outside of a checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
 
-    name = git("rev-parse", "--short", "HEAD")
-    return f"{name}{'+' if git('status', '--porcelain', '--untracked-files=no') else ''}" if name else "unknown"
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except OSError:  # no git on this machine
+        return ""
 
 
 def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
-    """A row of COLUMNS for a run that was trained and evaluated.
+    """A row of RUN_COLUMNS for a run that was trained and evaluated.
 
     Args:
         output_dir: of the run; holds `config.yaml`, `metrics.json` and `results.json`.
@@ -62,10 +66,10 @@ def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
         "seed": cfg.train.seed,
         "iterations": iterations,
         "minutes": round(sum(seconds) / len(seconds) * iterations / 60, 1),
-        "hardware": hardware(),
+        "hardware": hardware("cuda" if cfg.train.device != "cpu" and torch.cuda.is_available() else "cpu"),
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
-        "commit": commit(),
+        "commit": commit(Path(__file__).resolve().parents[1]),
     }
     for task, label in (("bbox", "box"), ("segm", "mask")):
         for metric in ("AP", "AP50"):
@@ -73,15 +77,29 @@ def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
     return row
 
 
-def add_row(path: Path, row: dict, columns: Sequence[str] = COLUMNS) -> None:
-    """Append a row to a csv file; the first one writes the header too."""
-    new = not path.exists()
+def append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Append to a csv file, whose first rows bring the header; None becomes an empty field.
+
+    Args:
+        path: the file; folders on the way are made.
+        rows: values by column; a column that is left out stays empty.
+        columns: of the file, in order.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists() or path.stat().st_size == 0
+    if not is_new:
+        with path.open(newline="") as file:
+            found = next(csv.reader(file))
+        if found != list(columns):
+            raise ValueError(f"{path} has the columns {','.join(found)}, not {','.join(columns)}; name another file")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        if is_new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerows(rows)
 
 
 def markdown_table(path: Path, columns: Sequence[str]) -> str:

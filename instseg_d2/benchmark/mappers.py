@@ -11,7 +11,7 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 from omegaconf import DictConfig
 
-from .benchmark_models import blurry_image
+from .models import blurry_image
 
 _OBJECTS_PER_IMAGE = 7
 _CORNERS = 24

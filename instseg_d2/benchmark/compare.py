@@ -1,11 +1,8 @@
 """Speed and memory as ratios: competitors take turns in one run, so that a noisy machine hits all of them alike."""
 
-import csv
 import datetime
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +13,8 @@ import detectron2
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from instseg_d2.results import commit, hardware
 
 TOTAL = "total"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -238,32 +237,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def hardware(device: str) -> str:
-    """Name of the GPU, or of the CPU and the number of cores that this process may use."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    return f"{name}, {cores} cores"
-
-
-def commit(folder: Path) -> str:
-    """Short hash of the checkout, with `+` behind it when files differ from it; empty outside of one."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except OSError:
-        return ""
-
-
 def context(
     device: str, folder: Path, threads: int, clock: str, sides: Sequence[Mapping[str, str]] = ()
 ) -> dict[str, object]:
@@ -288,34 +261,18 @@ def context(
     }
 
 
-def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Append to a CSV file; numbers with four significant digits.
-
-    Raises:
-        ValueError: the file has other columns.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists() or path.stat().st_size == 0
-    if not is_new:
-        with path.open(newline="") as file:
-            found = next(csv.reader(file))
-        if found != list(COLUMNS):
-            raise ValueError(f"{path} has the columns {','.join(found)}, not {','.join(COLUMNS)}; name another file")
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
-
-
-def _short(value: object) -> object:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+def rounded(row: Mapping[str, object]) -> dict[str, object]:
+    """A row with its numbers to four significant digits, and None as an empty text."""
+    return {
+        key: "" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+        for key, value in row.items()
+    }
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """The measured columns as aligned text."""
     columns = [column for column in COLUMNS if column in rows[0]]
-    lines = [columns] + [[str(_short(row[column])) for column in columns] for row in rows]
+    lines = [columns] + [[str(rounded(row)[column]) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

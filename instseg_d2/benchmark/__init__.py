@@ -1,0 +1,1 @@
+"""Speed and memory, always as ratios of competitors that take turns in one run."""
