@@ -102,7 +102,10 @@ def _check_classes(cfg: DictConfig, split: str) -> None:
 def _report(cfg: DictConfig, results: dict) -> None:
     if comm.is_main_process() and cfg.train.report and results:
         path = write_report(Path(cfg.train.output_dir), cfg.dataloader.test.dataset.names)
-        _log.info(f"report with metrics, curves and pictures: {path}")
+        summary = ", ".join(
+            f"{task} AP {metrics['AP']:.1f} (AP50 {metrics['AP50']:.1f})" for task, metrics in results.items()
+        )
+        _log.info(f"{summary}; report with curves and pictures: {path}")
 
 
 def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:
