@@ -30,6 +30,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100p
 table { border-collapse: collapse; margin: .6em 0 1.6em } td, th { padding: .25em .8em; text-align: right }
 th { border-bottom: 2px solid #888 } td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
+.curves img { width: 49% }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 10px }
 """
 
@@ -96,9 +97,14 @@ def _image_tag(data: bytes, kind: str, title: str = "") -> str:
     return f'<img src="data:image/{kind};base64,{encoded}" title="{html.escape(title)}" alt="{html.escape(title)}">'
 
 
+def loss_names(series: dict) -> list[str]:
+    """The series that are losses: the total and its `loss_<part>`s, whatever the categories are called."""
+    return sorted(name for name in series if name == "total_loss" or name.startswith("loss_"))
+
+
 def _curves(series: dict) -> str:
     def losses(axes) -> None:
-        for name in sorted(name for name in series if "loss" in name):
+        for name in loss_names(series):
             axes.plot(*series[name], label=name, linewidth=2 if name == "total_loss" else 1)
         axes.set(xlabel="iteration", ylabel="loss", ylim=(0, None))
         axes.legend(fontsize=7)
@@ -117,7 +123,7 @@ def _curves(series: dict) -> str:
     figures = [losses] if "total_loss" in series else []
     figures += [average_precision] if len(series.get("segm/AP", ([],))[0]) > 1 else []
     figures += [learning_rate] if "lr" in series else []
-    return "".join(_figure(draw) for draw in figures)
+    return f'<div class="curves">{"".join(_figure(draw) for draw in figures)}</div>'
 
 
 def _precision_recall_figures(ground_truth: Path, predictions: Path, tasks: list[str]) -> str:
@@ -133,7 +139,7 @@ def _precision_recall_figures(ground_truth: Path, predictions: Path, tasks: list
 
         return draw
 
-    return "".join(_figure(draw_task(task)) for task in tasks)
+    return f'<div class="curves">{"".join(_figure(draw_task(task)) for task in tasks)}</div>'
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ from pycocotools.cocoeval import COCOeval
 
 from instseg_d2.data import register_coco
 from instseg_d2.testing import write_tiny_coco
-from instseg_d2.visualization.report import precision_recall, read_metrics, write_report
+from instseg_d2.visualization.report import loss_names, precision_recall, read_metrics, write_report
 
 
 @pytest.fixture
@@ -83,3 +83,8 @@ def test_later_entries_of_an_iteration_count(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 5, "a": 1}\n{"iteration": 6, "a": 2}\n{"iteration": 5, "a": 3, "text": "x"}\n')
     assert read_metrics(path) == {"a": ([5, 6], [3, 2])}
+
+
+def test_categories_that_sound_like_losses_are_none():
+    series = dict.fromkeys(["total_loss", "loss_mask", "segm/AP-blossom", "lr", "bbox/AP-loss"])
+    assert loss_names(series) == ["loss_mask", "total_loss"]
