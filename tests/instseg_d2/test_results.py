@@ -8,7 +8,7 @@ from instseg_d2.results import RUN_COLUMNS, append_rows, markdown_table, replace
 
 def test_row_of_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text(
-        "train: {max_iter: 120, seed: 3}\ndataloader: {test: {dataset: {names: shapes_val}}}\n"
+        "train: {max_iter: 120, seed: 3, device: cpu}\ndataloader: {test: {dataset: {names: shapes_val}}}\n"
     )
     (tmp_path / "metrics.json").write_text(
         '{"iteration": 0, "time": 0.4}\n{"iteration": 1, "time": 0.6}\n{"iteration": 1}\n'
