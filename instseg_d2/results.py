@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import detectron2
@@ -102,10 +102,10 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Seque
         writer.writerows(rows)
 
 
-def markdown_table(path: Path, columns: Sequence[str]) -> str:
-    """Some columns of a csv file as a markdown table."""
+def markdown_table(path: Path, columns: Sequence[str], keep: Callable[[dict[str, str]], bool] = bool) -> str:
+    """Some columns of a csv file as a markdown table, of the rows that `keep` says yes to."""
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(filter(keep, csv.DictReader(file)))
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Record a finished run in results/<project>.csv and renew the table of the project's README."""
+"""Record a finished run in results/<project>.csv, and renew the tables of the READMEs from results/*.csv."""
 
 import argparse
 import sys
@@ -8,26 +8,50 @@ from pathlib import Path
 from instseg_d2.results import RUN_COLUMNS, append_rows, markdown_table, replace_between, result_row
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = ("config", "dataset", "seed", "box_AP", "mask_AP", "mask_AP50", "iterations", "minutes", "hardware", "commit")
+RUNS_SHOWN = (
+    "config",
+    "dataset",
+    "seed",
+    "box_AP",
+    "mask_AP",
+    "mask_AP50",
+    "iterations",
+    "minutes",
+    "hardware",
+    "commit",
+)
+SPEEDS_SHOWN = ("what", "A", "B", "seconds_A", "seconds_B", "ratio", "ratio_min", "ratio_max", "threads", "commit")
+
+
+def renew_tables() -> None:
+    """Write every table anew: one in each project's README, and the speeds in the main one."""
+    for readme in sorted((ROOT / "projects").glob("*/README.md")):
+        results = ROOT / "results" / f"{readme.parent.name.lower()}.csv"
+        if results.is_file():
+            replace_between(readme, "results", markdown_table(results, RUNS_SHOWN))
+    speeds = ROOT / "results" / "benchmark.csv"
+    if speeds.is_file():
+        # Rows of a part of a run have its name behind a colon.
+        table = markdown_table(speeds, SPEEDS_SHOWN, keep=lambda row: ": " not in row["what"])
+        replace_between(ROOT / "README.md", "benchmark", table)
 
 
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--project", required=True, help="folder name below projects/")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="output folder to record; without it only the table")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="output folder to record; without it only the tables")
+    parser.add_argument("--project", help="folder name below projects/ that the run belongs to")
     parser.add_argument("--config", help="name of the run's recipe")
     args = parser.parse_args()
-    if args.run and not args.config:
-        parser.error("--run needs --config")
-    table = ROOT / "results" / f"{args.project.lower()}.csv"
+    if args.run and not (args.config and args.project):
+        parser.error("--run needs --project and --config")
     if args.run:
         try:
-            append_rows(table, [result_row(args.run, args.config)], RUN_COLUMNS)
+            row = result_row(args.run, args.config)
         except FileNotFoundError as error:
             parser.error(f"'{args.run}' is not a finished run: {error}")
-    replace_between(ROOT / "projects" / args.project / "README.md", "results", markdown_table(table, SHOWN))
-    print(markdown_table(table, SHOWN))
+        append_rows(ROOT / "results" / f"{args.project.lower()}.csv", [row], RUN_COLUMNS)
+    renew_tables()
     return 0
 
 

@@ -4,7 +4,6 @@ import builtins
 import errno
 import json
 import math
-import pickle
 from pathlib import Path
 
 import cv2
@@ -246,26 +245,6 @@ def test_damaged_checkpoint_is_named(tiny_recipe, tmp_path, weights, content):
     damaged.write_bytes(weights.read_bytes()[:5000] if content is None else content)
     with pytest.raises(CheckpointError, match=r"damaged\.pth"):
         load_weights(instantiate(get_config(tiny_recipe).model), str(damaged))
-
-
-class _RunsCode:
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
-@pytest.mark.bundled_only
-@pytest.mark.parametrize("ending", ["pkl", "pth"])
-def test_checkpoint_that_would_run_code_is_refused(tiny_recipe, tmp_path, ending):
-    evil, trace = tmp_path / f"evil.{ending}", tmp_path / "trace"
-    content = {"model": {"weight": _RunsCode(trace)}, "__author__": "somebody"}
-    with evil.open("wb") as file:
-        (pickle.dump if ending == "pkl" else torch.save)(content, file)
-    with pytest.raises(CheckpointError, match=rf"evil\.{ending} was not loaded: .*could run code"):
-        load_weights(instantiate(get_config(tiny_recipe).model), str(evil))
-    assert not trace.exists()
 
 
 # -- Writing -----------------------------------------------------------------------------------------------------------
