@@ -16,8 +16,8 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
     """Prepare a model for inference only, in place.
 
     Every (Frozen)BatchNorm2d behind a detectron2 convolution is folded into its weights. On the CPU, `model.backbone`
-    then computes with channels innermost, which its convolutions like better, and returns features in the usual
-    order. Outputs change by rounding only; the state dict loses the norms, so load weights before and save none after.
+    and `model.roi_heads.mask_head` then compute with channels innermost, which convolutions like better there; the
+    backbone returns its features in the usual order. Outputs change by rounding only; the state dict loses the norms, so load weights before and save none after.
 
     Args:
         model: with its weights loaded, on the device it will run on; it is put into evaluation mode.
@@ -33,10 +33,13 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
                 module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
             module.norm = None
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None and next(backbone.parameters()).device.type == "cpu":
-        backbone.to(memory_format=torch.channels_last)
-        backbone.register_forward_hook(_usual_order)
+    if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+        parts = dict(model.named_modules())
+        for name in ("backbone", "roi_heads.mask_head"):
+            if name in parts:
+                parts[name].to(memory_format=torch.channels_last)
+        if "backbone" in parts:
+            parts["backbone"].register_forward_hook(_usual_order)
     return model
 
 
