@@ -17,7 +17,8 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
 
     Every (Frozen)BatchNorm2d behind a detectron2 convolution is folded into its weights. On the CPU, `model.backbone`
     and `model.roi_heads.mask_head` then compute with channels innermost, which convolutions like better there; the
-    backbone returns its features in the usual order. Outputs change by rounding only; the state dict loses the norms, so load weights before and save none after.
+    backbone returns its features in the usual order. Outputs change by rounding only; the state dict loses the norms,
+    so load weights before and save none after.
 
     Args:
         model: with its weights loaded, on the device it will run on; it is put into evaluation mode.
