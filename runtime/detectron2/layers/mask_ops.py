@@ -65,9 +65,9 @@ def _paste_in_chunks(
 
 def _paste_per_box(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int, threshold: float) -> torch.Tensor:
     """Interpolate each mask at the pixels of its box."""
-    # NumPy's zeros cost nothing until they are written to: most pages of a result never are.
-    result = np.zeros((len(masks), height, width), dtype=bool if threshold >= 0 else np.uint8)
-    pasted = torch.from_numpy(result)
+    # Not NumPy's zeros: those ask for huge pages, which may take the system longer to find than all the rest.
+    pasted = torch.zeros(len(masks), height, width, dtype=_result_dtype(threshold))
+    result = pasted.numpy()
     peak = masks.abs().max().item()
     separable = threshold >= 0 and masks.dtype == torch.float32 and np.isfinite(peak)
     painter = _SeparablePainter(masks.shape[-1], width, peak, threshold) if separable else None
