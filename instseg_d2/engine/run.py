@@ -52,7 +52,10 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
-    """Run `cfg.dataloader.test` through the model and `cfg.dataloader.evaluator`.
+    """Run `cfg.dataloader.test` through the model and `cfg.dataloader.evaluator`, then `further_evaluations`.
+
+    Those, if `cfg.dataloader` has them, are a list of nodes; each makes a callable that takes the model, on every
+    process, and returns results of the same form, for what cannot be told from detections alone.
 
     Returns:
         `{task: {metric: value}}` with AP in percent on the main process, `{}` on others, and for a data set without
@@ -60,6 +63,8 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     """
     loader = instantiate(cfg.dataloader.test)
     results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    for node in cfg.dataloader.get("further_evaluations") or ():
+        results.update(instantiate(node)(model))
     if results and comm.is_main_process():
         print_csv_format(results)
         write_whole(Path(cfg.train.output_dir) / "results.json", json.dumps(results, indent=1))
@@ -103,7 +108,9 @@ def _report(cfg: DictConfig, results: dict) -> None:
     if comm.is_main_process() and cfg.train.report and results:
         path = write_report(Path(cfg.train.output_dir), cfg.dataloader.test.dataset.names)
         summary = ", ".join(
-            f"{task} AP {metrics['AP']:.1f} (AP50 {metrics['AP50']:.1f})" for task, metrics in results.items()
+            f"{task} AP {metrics['AP']:.1f} (AP50 {metrics['AP50']:.1f})"
+            for task, metrics in results.items()
+            if "AP50" in metrics
         )
         _log.info(f"{summary}; report with curves and pictures: {path}")
 

@@ -1,0 +1,1 @@
+"""Feature pyramids on the backbones that recipes name."""

@@ -1,0 +1,1 @@
+"""Mask heads: region features in, masks out; each works behind any detector."""

@@ -1,0 +1,1 @@
+"""Whole models: detectors, and what combines them with mask heads."""

@@ -1,0 +1,1 @@
+"""Train the rows of a paper's tables, and put the results beside what the paper prints."""
