@@ -1,7 +1,24 @@
 """Files that are written whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, which takes its place at the end of the block.
+
+    When the block raises, the partial file is removed and an older `path` stays as it is.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -10,10 +27,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the error names the file.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error

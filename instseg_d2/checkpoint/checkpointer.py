@@ -1,6 +1,5 @@
 """A checkpointer that never leaves half a file behind, and loading that says when a file belongs to another model."""
 
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
+
+from instseg_d2.files import replacing
 
 
 class CheckpointError(RuntimeError):
@@ -57,12 +58,10 @@ class Checkpointer(DetectionCheckpointer):
 
     @staticmethod
     def _replace(target: Path, write: Any) -> None:
-        partial = target.with_name(f"{target.name}.partial")
         try:
-            write(partial)
-            os.replace(partial, target)
+            with replacing(target) as partial:
+                write(partial)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-            partial.unlink(missing_ok=True)
             free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0
             raise OSError(
                 f"cannot write {target} ({error}); {free:.0f} MiB are free there. Earlier checkpoints are untouched; "
