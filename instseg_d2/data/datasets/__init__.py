@@ -2,6 +2,8 @@
 
 from .builtin import BUILTIN_DATASETS, prepare_dataset, register_builtin
 from .coco import CocoDataset, read_coco_json, register_coco
+from .cocoa import register_cocoa
+from .kins import register_kins
 from .validation import Problem, validate_coco
 
 register_builtin()

@@ -6,95 +6,19 @@ asked for; `prepare_dataset` does that without loading them.
 
 import logging
 import os
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from filelock import FileLock
 
-from ..errors import DatasetError
-from ..synthetic.occshapes import ANNOTATION_FILE, GENERATOR_VERSION, IMAGE_FOLDER, write_occshapes
+from ..synthetic.occshapes import AMODAL_FILE, ANNOTATION_FILE, GENERATOR_VERSION, IMAGE_FOLDER, write_occshapes
 from ..synthetic.outlines import CATEGORIES
-from .coco import load_checked
+from .cocoa import COCOA, COCOA_CLASSES
+from .kins import KINS, KINS_CLASSES
+from .splits import ROOT_VARIABLE, AmodalOnDisk, Generated, OnDisk, Records, Split
 
 logger = logging.getLogger(__name__)
 
-ROOT_VARIABLE = "DETECTRON2_DATASETS"
-
 OCCSHAPES_SIZE = 128
-
-
-@dataclass(frozen=True)
-class _Generated:
-    """One split of OccShapes; the folder's name holds all that the pictures depend on."""
-
-    split: str
-    images: int
-    seed: int
-    size: int = OCCSHAPES_SIZE
-
-    @property
-    def folder(self) -> str:
-        return f"occshapes/v{GENERATOR_VERSION}/{self.split}_{self.images}x{self.size}_seed{self.seed}"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(category.name for category in CATEGORIES)
-
-    @property
-    def json_file(self) -> str:
-        return f"{self.folder}/{ANNOTATION_FILE}"
-
-    @property
-    def image_root(self) -> str:
-        return f"{self.folder}/{IMAGE_FOLDER}"
-
-    def prepare(self, name: str, root: str) -> None:
-        """Generate the split unless it is there. Processes that ask at once wait for the first of them."""
-        out = Path(root, self.folder)
-        if (out / ANNOTATION_FILE).is_file():
-            return
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(out.parent / f".{out.name}.lock"):
-                if (out / ANNOTATION_FILE).is_file():
-                    return
-                logger.info("generating %s: %d images of %d px in %s", name, self.images, self.size, out)
-                statistics = write_occshapes(out, images=self.images, seed=self.seed, size=self.size, progress=False)
-        except OSError as error:
-            raise DatasetError(
-                f"cannot generate '{name}' in {out}: {error}; set {ROOT_VARIABLE} to a folder with write access"
-            ) from error
-        logger.info("%s: %s", name, statistics)
-
-
-@dataclass(frozen=True)
-class _OnDisk:
-    """One split of a set that the user provides; `tree` shows what its folder must hold.
-
-    `classes` are the names in the order of class indices, for a predictor on a machine without the data.
-    """
-
-    json_file: str
-    image_root: str
-    classes: tuple[str, ...]
-    tree: str
-
-    def prepare(self, name: str, root: str) -> None:
-        """Raise one error with the expected tree unless the json and the image folder are there."""
-        missing = [path for path in (self.json_file, self.image_root) if not Path(root, path).exists()]
-        if not missing:
-            return
-        setting = os.environ.get(ROOT_VARIABLE)
-        where = f"{ROOT_VARIABLE}={setting}" if setting else f"{ROOT_VARIABLE} is not set, so it is ./datasets"
-        raise DatasetError(
-            f"data set '{name}' is not there: no {' and no '.join(missing)} in {Path(root).absolute()} ({where}).\n"
-            f"Expected tree:\n{self.tree}\n"
-            f"Put it there, or set the environment variable {ROOT_VARIABLE} to the folder that holds it before "
-            "Python starts."
-        )
-
 
 _MANDARIN_TREE = """\
   mandarin/
@@ -113,22 +37,99 @@ _COCO_MINI_TREE = """\
     train2017/*.jpg
     val2017/*.jpg"""
 
+_KINS_TREE = """\
+  kins/
+    annotations/update_train_2020.json, update_test_2020.json
+    training/image_2/*.png      (KITTI, left colour images of the object data set)
+    testing/image_2/*.png"""
+
+_COCOA_TREE = """\
+  cocoa/
+    annotations/COCO_amodal_train2014.json, COCO_amodal_val2014.json
+  coco/
+    train2014/*.jpg
+    val2014/*.jpg"""
+
+_COCOA_SAMPLES_TREE = """\
+  cocoa_amodal_samples/
+    annotations/amodal.json
+    images/*.jpg"""
+
 _COCO_CLASSES = tuple(MetadataCatalog.get("coco_2017_val").thing_classes)
 
-_SPLITS: dict[str, _Generated | _OnDisk] = {
-    "occshapes_train": _Generated("train", images=600, seed=0),
-    "occshapes_val": _Generated("val", images=150, seed=1),
+# Outlines drawn by hand may have slivers of one or two points; without them the instances are as good.
+_HAND_DRAWN = frozenset({"bad-polygon"})
+
+
+def occshapes_split(split: str, *, images: int, seed: int, size: int = OCCSHAPES_SIZE, amodal: bool = False) -> Split:
+    """One split of OccShapes, with visible masks or, from the same folder, with amodal ones."""
+    folder = f"occshapes/v{GENERATOR_VERSION}/{split}_{images}x{size}_seed{seed}"
+    return Generated(
+        folder=folder,
+        write=partial(write_occshapes, images=images, seed=seed, size=size, progress=False),
+        json_file=f"{folder}/{AMODAL_FILE if amodal else ANNOTATION_FILE}",
+        image_root=f"{folder}/{IMAGE_FOLDER}",
+        classes=tuple(category.name for category in CATEGORIES),
+        extra={"masks": "amodal" if amodal else "visible"},
+    )
+
+
+def _on_disk_splits(split: str) -> dict[str, Split]:
+    """The split "train" or "val" of every set that the user provides."""
+    kins_split, kitti_split = {"train": ("train", "training"), "val": ("test", "testing")}[split]
+    return {
+        f"mandarin_{split}": OnDisk(
+            json_file=f"mandarin/annotations/instances_{split}.json",
+            image_root=f"mandarin/{split}",
+            classes=("mandarin",),
+            tree=_MANDARIN_TREE,
+        ),
+        f"nuclei_{split}": OnDisk(
+            json_file=f"dsb2018_nuclei/annotations/instances_{split}.json",
+            image_root="dsb2018_nuclei",
+            classes=("nucleus",),
+            tree=_NUCLEI_TREE,
+        ),
+        f"coco_mini_{split}": OnDisk(
+            json_file=f"coco_mini/annotations/instances_{split}2017.json",
+            image_root=f"coco_mini/{split}2017",
+            classes=_COCO_CLASSES,
+            tree=_COCO_MINI_TREE,
+        ),
+        f"kins_{split}": AmodalOnDisk(
+            json_file=f"kins/annotations/update_{kins_split}_2020.json",
+            image_root=f"kins/{kitti_split}/image_2",
+            classes=KINS_CLASSES,
+            tree=_KINS_TREE,
+            layout=KINS,
+            tolerate=_HAND_DRAWN,
+        ),
+        f"cocoa_{split}": AmodalOnDisk(
+            json_file=f"cocoa/annotations/COCO_amodal_{split}2014.json",
+            image_root=f"coco/{split}2014",
+            classes=COCOA_CLASSES,
+            tree=_COCOA_TREE,
+            layout=COCOA,
+            tolerate=_HAND_DRAWN,
+        ),
+    }
+
+
+_SPLITS: dict[str, Split] = {
+    "occshapes_train": occshapes_split("train", images=600, seed=0),
+    "occshapes_val": occshapes_split("val", images=150, seed=1),
+    "occshapes_amodal_train": occshapes_split("train", images=600, seed=0, amodal=True),
+    "occshapes_amodal_val": occshapes_split("val", images=150, seed=1, amodal=True),
+    "cocoa_samples": AmodalOnDisk(
+        json_file="cocoa_amodal_samples/annotations/amodal.json",
+        image_root="cocoa_amodal_samples/images",
+        classes=COCOA_CLASSES,
+        tree=_COCOA_SAMPLES_TREE,
+        layout=COCOA,
+    ),
+    **_on_disk_splits("train"),
+    **_on_disk_splits("val"),
 }
-for _split in ("train", "val"):
-    _SPLITS[f"mandarin_{_split}"] = _OnDisk(
-        f"mandarin/annotations/instances_{_split}.json", f"mandarin/{_split}", ("mandarin",), _MANDARIN_TREE
-    )
-    _SPLITS[f"nuclei_{_split}"] = _OnDisk(
-        f"dsb2018_nuclei/annotations/instances_{_split}.json", "dsb2018_nuclei", ("nucleus",), _NUCLEI_TREE
-    )
-    _SPLITS[f"coco_mini_{_split}"] = _OnDisk(
-        f"coco_mini/annotations/instances_{_split}2017.json", f"coco_mini/{_split}2017", _COCO_CLASSES, _COCO_MINI_TREE
-    )
 
 BUILTIN_DATASETS = tuple(_SPLITS)
 
@@ -136,9 +137,10 @@ _roots: dict[str, str] = {}
 
 
 def prepare_dataset(name: str) -> None:
-    """Make sure that the files of a named set are there: generates OccShapes, and does nothing for foreign names.
+    """Make sure that the files of a named set are there, and do nothing for foreign names.
 
-    Call it before an evaluator that opens `json_file` of the metadata on its own.
+    Generates OccShapes, and makes the COCO form of amodal sets. Call it before an evaluator that opens `json_file` of
+    the metadata on its own.
 
     Raises:
         DatasetError: the files are missing or cannot be written.
@@ -147,9 +149,9 @@ def prepare_dataset(name: str) -> None:
         _SPLITS[name].prepare(name, _roots[name])
 
 
-def _load(name: str, json_file: str, image_root: str) -> list[dict]:
+def _load(name: str, root: str) -> Records:
     prepare_dataset(name)
-    return load_checked(json_file, image_root, name)
+    return _SPLITS[name].load(name, root)
 
 
 def register_builtin(root: str | os.PathLike | None = None) -> None:
@@ -168,9 +170,6 @@ def register_builtin(root: str | os.PathLike | None = None) -> None:
                 continue
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        json_file, image_root = os.path.join(folder, split.json_file), os.path.join(folder, split.image_root)
-        DatasetCatalog.register(name, partial(_load, name, json_file, image_root))
-        MetadataCatalog.get(name).set(
-            json_file=json_file, image_root=image_root, evaluator_type="coco", thing_classes=list(split.classes)
-        )
+        DatasetCatalog.register(name, partial(_load, name, folder))
+        MetadataCatalog.get(name).set(**split.metadata(folder))
         _roots[name] = folder

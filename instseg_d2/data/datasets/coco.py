@@ -127,10 +127,10 @@ def _checked_content(json_file: str, image_root: str, tolerate: Collection[str] 
     return content
 
 
-def load_checked(json_file: str, image_root: str, name: str) -> list[dict]:
+def load_checked(json_file: str, image_root: str, name: str, extra_annotation_keys: Sequence[str] = ()) -> list[dict]:
     """Records in detectron2's format, after the checks of `register_coco`; sets the class names of `name`.
 
-    Every annotation keeps its `id`, so that later errors can name it.
+    Every annotation keeps its `id`, so that later errors can name it, and the extra keys that it has.
 
     Raises:
         DatasetError: see `register_coco`; also when the metadata of `name` promises other class names.
@@ -143,7 +143,7 @@ def load_checked(json_file: str, image_root: str, name: str) -> list[dict]:
             f"{json_file}: the categories of '{name}' are {', '.join(expected)}, but the file has {', '.join(found)}; "
             "register it under a name of its own with register_coco"
         )
-    return load_coco_json(json_file, image_root, name, ["id"])
+    return load_coco_json(json_file, image_root, name, ["id", *extra_annotation_keys])
 
 
 def _describe(name: str, json_file: str, image_root: str, content: dict) -> CocoDataset:

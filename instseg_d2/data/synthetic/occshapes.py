@@ -1,40 +1,47 @@
-"""OccShapes: generated images of overlapping objects, written as a COCO folder with exact visible masks."""
+"""OccShapes: generated images of overlapping objects, written with exact visible and amodal masks, depth, occluders."""
 
 import json
-import logging
-import multiprocessing
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_util
 from tqdm import tqdm
 
 from ..errors import DatasetError
+from .contact_sheet import draw_contact_sheet
+from .folders import check_target, encode_png, run_all, whole_folder
+from .layouts import (
+    ImageTruth,
+    amodal_coco_content,
+    coco_content,
+    cocoa_content,
+    image_truth,
+    kins_content,
+)
 from .outlines import CATEGORIES
-from .scene import Rendering, Scene, render, sample_scene
-
-logger = logging.getLogger(__name__)
+from .scene import Scene, render, sample_scene
 
 # Raised whenever the same seed gives other pictures or other truth than before.
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 
 ANNOTATION_FILE = "annotations.json"
+AMODAL_FILE = "annotations_amodal.json"
+KINS_FILE = "annotations_kins.json"
+COCOA_FILE = "annotations_cocoa.json"
 IMAGE_FOLDER = "images"
 CONTACT_SHEET_FILE = "contact_sheet.png"
 
-# An object with fewer visible pixels than this, at 128 x 128, is drawn but not annotated.
-_LEAST_VISIBLE_SHARE = 24 / 128**2
-
-# PNG: exact pixels; level 1 is as fast as JPEG for pictures this small.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# The same truth in the layouts of the real data sets, so that their loaders read it.
+LAYOUTS = {
+    ANNOTATION_FILE: coco_content,
+    AMODAL_FILE: amodal_coco_content,
+    KINS_FILE: kins_content,
+    COCOA_FILE: cocoa_content,
+}
 
 
 @dataclass(frozen=True)
@@ -77,63 +84,13 @@ def occshapes_scene(seed: int, index: int, size: int = 128) -> Scene:
     return sample_scene(np.random.default_rng([seed, index]), size, size)
 
 
-def annotated(rendering: Rendering) -> np.ndarray:
-    """Indices of the objects that get an annotation, nearest first: those with enough visible pixels; (n,) int64."""
-    _, height, width = rendering.visible.shape
-    least = max(1.0, _LEAST_VISIBLE_SHARE * height * width)
-    return np.flatnonzero(rendering.visible.sum(axis=(1, 2)) >= least)
-
-
-def coco_records(index: int, scene: Scene, rendering: Rendering) -> tuple[dict, list[dict]]:
-    """COCO image and annotations of one drawn scene.
-
-    Ids depend on `index` alone. Beyond COCO's keys an annotation has `depth` (0 is the nearest annotated object of
-    the image) and `covered` (hidden share of the amodal area inside the frame, in [0, 1]).
-    """
-    image = {
-        "id": index + 1,
-        "file_name": f"{index:06d}.png",
-        "height": scene.height,
-        "width": scene.width,
-    }
-    annotations = []
-    for depth, number in enumerate(annotated(rendering)):
-        encoded = mask_util.encode(np.asfortranarray(rendering.visible[number], dtype=np.uint8))
-        annotations.append(
-            {
-                "id": image["id"] * 100 + depth,
-                "image_id": image["id"],
-                "category_id": scene.objects[number].category + 1,
-                "iscrowd": 0,
-                "area": int(rendering.visible[number].sum()),
-                "bbox": mask_util.toBbox(encoded).tolist(),
-                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
-                "depth": depth,
-                "covered": round(float(rendering.covered[number]), 4),
-            }
-        )
-    return image, annotations
-
-
-def _write_one(index: int, *, seed: int, size: int, folder: str) -> tuple[dict, list[dict], int]:
-    """Draw and write one image; its COCO records and its number of hidden objects."""
+def _write_one(index: int, *, seed: int, size: int, folder: Path) -> ImageTruth:
+    """Draw and write one image; its truth."""
     scene = occshapes_scene(seed, index, size)
     rendering = render(scene)
-    image, annotations = coco_records(index, scene, rendering)
-    path = os.path.join(folder, image["file_name"])
-    if not cv2.imwrite(path, rendering.image, _PNG):
-        raise DatasetError(f"cannot write {path}: is the disk full?")
-    return image, annotations, len(scene.objects) - len(annotations)
-
-
-def _write_all(count: int, workers: int, **options) -> Iterator[tuple[dict, list[dict], int]]:
-    task = partial(_write_one, **options)
-    if workers <= 1:
-        yield from map(task, range(count))
-        return
-    # Fresh interpreters: a fork of a process that has run threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(task, range(count), chunksize=max(1, min(64, count // (4 * workers))))
+    truth = image_truth(index, scene, rendering)
+    (folder / truth.image["file_name"]).write_bytes(encode_png(rendering.image))
+    return truth
 
 
 def _touches_kin(annotations: list[dict]) -> int:
@@ -165,35 +122,19 @@ def occlusion_statistics(per_image: list[list[dict]], hidden: int = 0) -> Occlus
     )
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise DatasetError(f"{out} is a file; give a folder")
-    if not overwrite:
-        raise DatasetError(
-            f"{out} is not empty; give another folder, or overwrite it: overwrite=True, on the command line --overwrite"
-        )
-    try:
-        generator = json.loads((out / ANNOTATION_FILE).read_text())["info"]["generator"]
-    except (OSError, ValueError, KeyError, TypeError):
-        generator = None
-    if generator != "occshapes":
-        raise DatasetError(
-            f"{out} was not written by this generator (no {ANNOTATION_FILE} of OccShapes in it), so it is not "
-            "overwritten; delete it by hand, or give another folder"
-        )
-
-
-def _replace_folder(fresh: Path, out: Path) -> None:
-    """Put a complete folder in the place of `out`; only whole folders are ever seen under that name."""
-    retired = None
-    if out.exists():
-        retired = out.with_name(f".{out.name}.retired-{uuid.uuid4().hex[:8]}")
-        os.rename(out, retired)
-    os.rename(fresh, out)
-    if retired is not None:
-        shutil.rmtree(retired, ignore_errors=True)
+def _write_layouts(folder: Path, truths: list[ImageTruth], seed: int, size: int) -> dict[str, Any]:
+    """Write every annotation file; the content of the first one."""
+    info = {
+        "description": "OccShapes: generated images of overlapping objects with exact visible and amodal masks",
+        "generator": "occshapes",
+        "version": GENERATOR_VERSION,
+        "seed": seed,
+        "size": size,
+    }
+    contents = {name: layout(info, truths) for name, layout in LAYOUTS.items()}
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    return contents[ANNOTATION_FILE]
 
 
 def write_occshapes(
@@ -207,8 +148,11 @@ def write_occshapes(
     contact_sheet: bool = False,
     progress: bool = True,
 ) -> OcclusionStatistics:
-    """Generate a set: `out/annotations.json` (COCO, masks as compressed RLE) and `out/images/*.png`.
+    """Generate a set: `out/images/*.png`, and the truth in four files (masks as compressed run lengths).
 
+    `annotations.json` is COCO with visible masks, `annotations_amodal.json` COCO with amodal ones,
+    `annotations_kins.json` and `annotations_cocoa.json` have the layouts of KINS and COCOA. All list the same
+    instances: an object of which next to nothing is visible is drawn, and hides others, but is in none of them.
     The set appears under its name when it is complete; an interrupted run leaves nothing.
 
     Args:
@@ -229,75 +173,33 @@ def write_occshapes(
             f"images must be 1 or more, seed 0 or more, size 32 or more; got images={images}, seed={seed}, size={size}"
         )
     out = Path(out)
-    _check_target(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        (fresh / IMAGE_FOLDER).mkdir(parents=True)
-        work = _write_all(images, workers, seed=seed, size=size, folder=str(fresh / IMAGE_FOLDER))
-        records = list(tqdm(work, total=images, desc="OccShapes", unit="image", disable=not progress))
-        content = {
-            "info": {
-                "description": "OccShapes: generated images of overlapping objects with exact visible masks",
-                "generator": "occshapes",
-                "version": GENERATOR_VERSION,
-                "seed": seed,
-                "size": size,
-            },
-            "licenses": [],
-            "categories": [
-                {"id": number, "name": category.name, "supercategory": "seen" if category.seen else "unseen"}
-                for number, category in enumerate(CATEGORIES, start=1)
-            ],
-            "images": [image for image, _, _ in records],
-            "annotations": [annotation for _, annotations, _ in records for annotation in annotations],
-        }
-        (fresh / ANNOTATION_FILE).write_text(json.dumps(content))
+    check_target(out, overwrite, marker=ANNOTATION_FILE, generator="occshapes")
+    with whole_folder(out) as fresh:
+        (fresh / IMAGE_FOLDER).mkdir()
+        task = partial(_write_one, seed=seed, size=size, folder=fresh / IMAGE_FOLDER)
+        truths = list(
+            tqdm(run_all(task, images, workers), total=images, desc="OccShapes", unit="image", disable=not progress)
+        )
+        content = _write_layouts(fresh, truths, seed, size)
         if contact_sheet:
             write_contact_sheet(fresh)
-        _replace_folder(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return occlusion_statistics(
-        [annotations for _, annotations, _ in records], hidden=sum(hidden for _, _, hidden in records)
-    )
+    return occlusion_statistics(_per_image(content), hidden=sum(truth.left_out for truth in truths))
 
 
-def _overlay(image: np.ndarray, annotations: list[dict], zoom: int) -> np.ndarray:
-    """The enlarged image with every visible mask tinted, outlined, and labelled with what share is covered."""
-    large = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
-    for annotation in annotations:
-        mask = cv2.resize(mask_util.decode(annotation["segmentation"]), large.shape[1::-1], interpolation=0)
-        tint = np.random.default_rng(annotation["id"]).integers(60, 256, 3)
-        large[mask > 0] = (0.5 * large[mask > 0] + 0.5 * tint).astype(np.uint8)
-        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(large, contours, -1, (255, 255, 255), 1)
-    for annotation in annotations:
-        x, y, width, height = annotation["bbox"]
-        label = f"{CATEGORIES[annotation['category_id'] - 1].name} {annotation['covered']:.0%}"
-        at = (int(zoom * x), int(zoom * (y + height / 2)))
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(large, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, color, thickness, cv2.LINE_AA)
-    return large
+def _per_image(content: dict[str, Any]) -> list[list[dict]]:
+    """The annotations of each image of a COCO content."""
+    by_image: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    return list(by_image.values())
 
 
-def write_contact_sheet(folder: str | os.PathLike, *, count: int = 16, columns: int = 4) -> Path:
-    """Write `contact_sheet.png` into a generated folder: its first `count` images, each beside its masks."""
+def write_contact_sheet(folder: str | os.PathLike, *, count: int = 16, columns: int = 3) -> Path:
+    """Write `contact_sheet.png` into a generated folder: its first `count` images, see `draw_contact_sheet`."""
     folder = Path(folder)
     content = json.loads((folder / ANNOTATION_FILE).read_text())
-    by_image: dict[int, list[dict]] = {}
-    for annotation in content["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    tiles = []
-    for record in content["images"][:count]:
-        image = cv2.imread(str(folder / IMAGE_FOLDER / record["file_name"]))
-        zoom = max(1, round(256 / record["height"]))
-        plain = _overlay(image, [], zoom)
-        pair = np.hstack([plain, _overlay(image, by_image.get(record["id"], []), zoom)])
-        tiles.append(cv2.copyMakeBorder(pair, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    images = [cv2.imread(str(folder / IMAGE_FOLDER / image["file_name"])) for image in content["images"][:count]]
+    sheet = draw_contact_sheet(images, _per_image(content)[:count], columns=columns)
     path = folder / CONTACT_SHEET_FILE
-    if not cv2.imwrite(str(path), np.vstack(rows)):
-        raise DatasetError(f"cannot write {path}: is the disk full?")
+    path.write_bytes(encode_png(sheet))
     return path

@@ -72,13 +72,16 @@ class SceneObject:
     bend: float = 0.0
     waves: tuple[tuple[int, float, float], ...] = ()
 
-    def contours(self) -> Contours:
-        """The outline in pixels: arrays (points, 2) as xy; a second contour is a hole."""
+    def pose(self) -> np.ndarray:
+        """(2, 2) matrix from the deformed unit outline to pixels about the centre."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         shape = np.array([[self.stretch, self.shear], [0.0, 1.0 / self.stretch]])
-        pose = self.radius * np.array([[cos, -sin], [sin, cos]]) @ shape
+        return self.radius * np.array([[cos, -sin], [sin, cos]]) @ shape
+
+    def contours(self) -> Contours:
+        """The outline in pixels: arrays (points, 2) as xy; a second contour is a hole."""
         outline = deform(unit_outline(self.category, self.proportions), self.bend, self.waves)
-        return [contour @ pose.T + self.center for contour in outline]
+        return [contour @ self.pose().T + self.center for contour in outline]
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def _pattern(look: Look, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(np.float32(0.5) + np.float32(1.5) * wave, 0.0, 1.0)
 
 
-def _surface(look: Look, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def surface(look: Look, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3) float32 at object coordinates `u`, `v`."""
     first, second = (np.array(color, dtype=np.float32) for color in look.colors)
     color = first + _pattern(look, u, v)[..., None] * (second - first)
@@ -165,19 +168,6 @@ def _object_coordinates(item: SceneObject, left: int, top: int, width: int, heig
     y = (np.arange(top, top + height, dtype=np.float32) + np.float32(0.5 - item.center[1]))[:, None]
     cos, sin = np.float32(np.cos(item.angle) / item.radius), np.float32(np.sin(item.angle) / item.radius)
     return x * cos + y * sin, y * cos - x * sin
-
-
-def _window(contours: Contours, height: int, width: int) -> tuple[int, int, int, int]:
-    """left, top, right, bottom of the pixels that the outer contour may touch, inside the frame."""
-    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
-    left, top = (max(int(np.floor(value)), 0) for value in low)
-    return left, top, min(int(np.ceil(high[0])) + 1, width), min(int(np.ceil(high[1])) + 1, height)
-
-
-def _fine_corners(contours: Contours, left: int, top: int) -> list[np.ndarray]:
-    """Contours on the supersampled grid of a window, in OpenCV's fixed point (integers are pixel centres)."""
-    fine = [(contour - (left, top)) * _SUPERSAMPLING - 0.5 for contour in contours]
-    return [np.round(contour * (1 << _SHIFT)).astype(np.int32) for contour in fine]
 
 
 def _coverage(corners: list[np.ndarray], width: int, height: int, rim: float) -> tuple[np.ndarray, np.ndarray]:
@@ -195,12 +185,25 @@ def _coverage(corners: list[np.ndarray], width: int, height: int, rim: float) ->
     return share, 1 - border * np.float32(rim / 255)
 
 
+def rasterize(contours: Contours, height: int, width: int, rim: float = 0.0):
+    """Left and top of the window of a frame that contours touch, with `_coverage` there; None outside the frame."""
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    left, top = (max(int(np.floor(value)), 0) for value in low)
+    right, bottom = min(int(np.ceil(high[0])) + 1, width), min(int(np.ceil(high[1])) + 1, height)
+    if left >= right or top >= bottom:
+        return None
+    # OpenCV's fixed point on the supersampled grid of the window: integers are the centres of its pixels.
+    fine = [(contour - (left, top)) * _SUPERSAMPLING - 0.5 for contour in contours]
+    corners = [np.round(contour * (1 << _SHIFT)).astype(np.int32) for contour in fine]
+    return left, top, *_coverage(corners, right - left, bottom - top, rim)
+
+
 def _draw_background(scene: Scene) -> np.ndarray:
     unit = np.float32(2.0 / min(scene.height, scene.width))
     u = (np.arange(scene.width, dtype=np.float32) + np.float32(0.5 - scene.width / 2))[None] * unit
     v = (np.arange(scene.height, dtype=np.float32) + np.float32(0.5 - scene.height / 2))[:, None] * unit
     u, v = np.broadcast_arrays(u, v)
-    canvas = np.ascontiguousarray(_surface(scene.background, np.ascontiguousarray(u), np.ascontiguousarray(v)))
+    canvas = np.ascontiguousarray(surface(scene.background, np.ascontiguousarray(u), np.ascontiguousarray(v)))
     one = 1 << _SHIFT
     for x1, y1, x2, y2, thickness, color in scene.clutter:
         ends = [(round((x - 0.5) * one), round((y - 0.5) * one)) for x, y in ((x1, y1), (x2, y2))]
@@ -239,15 +242,14 @@ def render(scene: Scene) -> Rendering:
     reach = max(2, round(min(height, width) / 40))
     for index in reversed(range(len(scene.objects))):
         item = scene.objects[index]
-        contours = item.contours()
-        left, top, right, bottom = _window(contours, height, width)
-        if left >= right or top >= bottom:
+        drawn = rasterize(item.contours(), height, width, item.look.rim)
+        if drawn is None:
             continue
-        corners = _fine_corners(contours, left, top)
-        share, brightness = _coverage(corners, right - left, bottom - top, item.look.rim)
+        left, top, share, brightness = drawn
+        bottom, right = top + share.shape[0], left + share.shape[1]
         if scene.shadow:
             _cast_shadow(canvas, share, left, top, scene.shadow, reach)
-        color = _surface(item.look, *_object_coordinates(item, left, top, right - left, bottom - top))
+        color = surface(item.look, *_object_coordinates(item, left, top, right - left, bottom - top))
         target = canvas[top:bottom, left:right]
         target += share[..., None] * (color * brightness[..., None] - target)
         amodal[index, top:bottom, left:right] = share >= 0.5

@@ -6,72 +6,179 @@ import sys
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from instseg_d2.data import BUILTIN_DATASETS, DatasetError, prepare_dataset, register_builtin
+from instseg_d2.data import BUILTIN_DATASETS, DatasetError, prepare_dataset, register_builtin, write_occshapes
 from instseg_d2.data.datasets import builtin
+from instseg_d2.data.datasets.splits import Generated
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """Built-in sets under a root of their own, with OccShapes of a few images."""
     splits = {
-        name: builtin._Generated(split.split, images=4, seed=split.seed, size=64)
-        for name, split in builtin._SPLITS.items()
-        if isinstance(split, builtin._Generated)
+        f"occshapes_{kind}{split}": builtin.occshapes_split(split, images=4, seed=seed, size=64, amodal=bool(kind))
+        for split, seed in (("train", 0), ("val", 1))
+        for kind in ("", "amodal_")
     }
     before = dict(builtin._roots)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(builtin, "_SPLITS", {**builtin._SPLITS, **splits})
-    register_builtin(tmp_path)
-    yield tmp_path
+    register_builtin(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    yield tmp_path / "data"
     monkeypatch.undo()
     builtin._roots.update(dict.fromkeys(before))
     register_builtin(before["occshapes_train"])
 
 
 def test_names_and_metadata_without_any_file(root):
-    assert set(BUILTIN_DATASETS) == {
-        f"{name}_{split}" for name in ("occshapes", "mandarin", "nuclei", "coco_mini") for split in ("train", "val")
-    }
+    families = ("occshapes", "occshapes_amodal", "mandarin", "nuclei", "coco_mini", "kins", "cocoa")
+    assert set(BUILTIN_DATASETS) >= {f"{name}_{split}" for name in families for split in ("train", "val")}
     assert not any(root.iterdir())
+    assert not (root.parent / "cache").exists()
     for name in BUILTIN_DATASETS:
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "coco"
-        assert metadata.json_file.startswith(str(root))
+        # Amodal sets of other layouts are evaluated with their COCO form, which is kept apart from the data.
+        assert metadata.get("amodal_json_file", metadata.json_file).startswith(str(root))
         assert metadata.image_root.startswith(str(root))
+        assert metadata.thing_classes
 
 
 def test_occshapes_is_generated_once_and_the_splits_differ(root):
     train = DatasetCatalog.get("occshapes_train")
     assert len(train) == 4
     assert MetadataCatalog.get("occshapes_train").thing_classes[:2] == ["disc", "triangle"]
-    file = root / "occshapes/v1/train_4x64_seed0/annotations.json"
+    file = root / "occshapes/v2/train_4x64_seed0/annotations.json"
     assert MetadataCatalog.get("occshapes_train").json_file == str(file)
     stamp = file.stat().st_mtime_ns
     DatasetCatalog.get("occshapes_train")
     assert file.stat().st_mtime_ns == stamp
 
     prepare_dataset("occshapes_val")
-    val = json.loads((root / "occshapes/v1/val_4x64_seed1/annotations.json").read_text())
+    val = json.loads((root / "occshapes/v2/val_4x64_seed1/annotations.json").read_text())
     assert val["annotations"] != json.loads(file.read_text())["annotations"]
 
 
 def test_another_generator_version_gets_a_folder_of_its_own(root, monkeypatch):
     prepare_dataset("occshapes_val")
     monkeypatch.setattr(builtin, "GENERATOR_VERSION", "next")
-    prepare_dataset("occshapes_val")
-    assert sorted(path.name for path in (root / "occshapes").iterdir()) == ["v1", "vnext"]
+    builtin.occshapes_split("val", images=2, seed=1, size=64).prepare("occshapes_val", str(root))
+    assert sorted(path.name for path in (root / "occshapes").iterdir()) == ["v2", "vnext"]
+
+
+def test_amodal_and_visible_names_share_the_pictures(root):
+    visible, amodal = DatasetCatalog.get("occshapes_val"), DatasetCatalog.get("occshapes_amodal_val")
+    assert [path.name for path in (root / "occshapes/v2").iterdir() if path.is_dir()] == ["val_4x64_seed1"]
+    assert MetadataCatalog.get("occshapes_amodal_val").masks == "amodal"
+    some_are_hidden = False
+    for one, two in zip(visible, amodal, strict=True):
+        assert one["file_name"] == two["file_name"]
+        for seen, whole in zip(one["annotations"], two["annotations"], strict=True):
+            assert seen["segmentation"] == seen["visible_segmentation"] == whole["visible_segmentation"]
+            assert whole["segmentation"] == whole["amodal_segmentation"] == seen["amodal_segmentation"]
+            assert (seen["depth"], seen["covered"], seen["id"]) == (whole["depth"], whole["covered"], whole["id"])
+            some_are_hidden |= seen["segmentation"] != whole["segmentation"]
+    assert some_are_hidden
+
+
+def test_damaged_generated_folder_is_made_anew_but_a_foreign_one_stays(root):
+    prepare_dataset("occshapes_amodal_val")
+    out = root / "occshapes/v2/val_4x64_seed1"
+    (out / "annotations_amodal.json").unlink()
+    prepare_dataset("occshapes_amodal_val")
+    assert (out / "annotations_amodal.json").is_file()
+    (out / "annotations.json").write_text("{}")
+    (out / "annotations_amodal.json").unlink()
+    with pytest.raises(DatasetError, match="not written by this generator"):
+        prepare_dataset("occshapes_amodal_val")
+
+
+def test_generated_set_of_another_kind_brings_its_writer_and_reader(root, name, monkeypatch):
+    calls = []
+
+    def write(out, overwrite):
+        calls.append((out, overwrite))
+        out.mkdir(parents=True)
+        (out / "index.json").write_text("[1, 2]")
+        return "two videos"
+
+    def read(json_file, image_root, name):
+        return [{"video": number, "name": name, "images": image_root} for number in json.loads(open(json_file).read())]
+
+    split = Generated(
+        folder="films/v1",
+        write=write,
+        read=read,
+        json_file="films/v1/index.json",
+        image_root="films/v1/frames",
+        classes=("disc",),
+        evaluator_type="ytvis",
+        extra={"fps": 12},
+    )
+    monkeypatch.setattr(builtin, "_SPLITS", {name: split})
+    monkeypatch.setattr(builtin, "_roots", {})
+    register_builtin(root)
+    metadata = MetadataCatalog.get(name)
+    assert (metadata.evaluator_type, metadata.fps, metadata.thing_classes) == ("ytvis", 12, ["disc"])
+    assert calls == []
+    for _ in range(2):
+        records = DatasetCatalog.get(name)
+        assert [record["video"] for record in records] == [1, 2]
+        assert records[0]["images"] == str(root / "films/v1/frames")
+    assert calls == [(root / "films/v1", True)]
+
+
+@pytest.mark.parametrize("name", ["kins_train", "kins_val", "cocoa_train", "cocoa_val", "cocoa_samples"])
+def test_missing_amodal_set_shows_its_tree(root, name):
+    with pytest.raises(DatasetError, match=rf"data set '{name}' is not there(.|\n)*annotations/"):
+        DatasetCatalog.get(name)
+
+
+def test_kins_tree_is_read_in_the_layout_of_its_authors(root, tmp_path):
+    write_occshapes(tmp_path / "set", images=2, size=64, progress=False)
+    content = json.loads((tmp_path / "set/annotations_kins.json").read_text())
+    names = ["cyclist", "pedestrian", "rider", "car", "tram", "truck", "van", "misc"]
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 4
+    content["annotations"][0]["a_segm"] = [[1, 1, 9, 1, 9, 9], [1, 2]]
+    (root / "kins/annotations").mkdir(parents=True)
+    (root / "kins/training").mkdir()
+    (root / "kins/annotations/update_train_2020.json").write_text(json.dumps(content))
+    (tmp_path / "set/images").rename(root / "kins/training/image_2")
+    records = DatasetCatalog.get("kins_train")
+    metadata = MetadataCatalog.get("kins_train")
+    assert tuple(metadata.thing_classes) == ("cyclist", "pedestrian", "car", "tram", "truck", "van", "misc")
+    assert {a["category_id"] for record in records for a in record["annotations"]} == {2}
+    assert records[0]["annotations"][0]["segmentation"] == [[1, 1, 9, 1, 9, 9]]
+    assert json.loads(open(metadata.json_file).read())["annotations"][0]["segmentation"] == [[1, 1, 9, 1, 9, 9]]
+    # No COCO form beside the data.
+    assert [path.name for path in (root / "kins/annotations").iterdir()] == ["update_train_2020.json"]
+
+
+def test_cocoa_tree_is_read_in_the_layout_of_its_authors(root, tmp_path):
+    write_occshapes(tmp_path / "set", images=2, size=64, progress=False)
+    (root / "cocoa/annotations").mkdir(parents=True)
+    (root / "coco").mkdir()
+    (tmp_path / "set/annotations_cocoa.json").rename(root / "cocoa/annotations/COCO_amodal_val2014.json")
+    (tmp_path / "set/images").rename(root / "coco/val2014")
+    prepare_dataset("cocoa_val")
+    records = DatasetCatalog.get("cocoa_val")
+    assert MetadataCatalog.get("cocoa_val").thing_classes == ["object"]
+    assert [a["depth"] for a in records[0]["annotations"]] == list(range(len(records[0]["annotations"])))
 
 
 @pytest.mark.slow
 def test_processes_may_ask_at_once(tmp_path):
     code = (
-        "import sys; from instseg_d2.data.datasets.builtin import _Generated;"
-        "_Generated('val', images=20, seed=1, size=64).prepare('occshapes_val', sys.argv[1]);"
-        "print(open(sys.argv[1] + '/occshapes/v1/val_20x64_seed1/annotations.json').read().count('file_name'))"
+        "import sys; from instseg_d2.data.datasets.builtin import occshapes_split;"
+        "occshapes_split('val', images=20, seed=1, size=64).prepare('occshapes_val', sys.argv[1]);"
+        "print(open(sys.argv[1] + '/occshapes/v2/val_20x64_seed1/annotations.json').read().count('file_name'))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate(timeout=120)[0].strip() for run in runs] == ["20", "20"]
-    left = {path.name for path in (tmp_path / "occshapes/v1").iterdir()}
+    left = {path.name for path in (tmp_path / "occshapes/v2").iterdir()}
     assert left - {".val_20x64_seed1.lock"} == {"val_20x64_seed1"}
 
 

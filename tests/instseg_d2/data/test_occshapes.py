@@ -15,11 +15,15 @@ from pycocotools.coco import COCO
 from instseg_d2.data import DatasetError, write_occshapes
 from instseg_d2.data.synthetic import occshapes, occshapes_scene, render
 from instseg_d2.data.synthetic.__main__ import main
-from instseg_d2.data.synthetic.occshapes import occlusion_statistics
+from instseg_d2.data.synthetic.occshapes import LAYOUTS, occlusion_statistics
 
 
 def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((folder / "images").iterdir())}
+
+
+def truth_digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.json"))}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,18 @@ def test_image_depends_on_seed_and_index_alone(small, tmp_path):
     backwards = [render(occshapes_scene(4, k)).image for k in (6, 3, 0)]
     for k, image in zip((6, 3, 0), backwards, strict=True):
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / f"fewer/images/{k:06d}.png")), image)
-    parts = [json.loads((path / "annotations.json").read_text()) for path in (folder, tmp_path / "fewer")]
-    assert parts[1]["annotations"] == [a for a in parts[0]["annotations"] if a["image_id"] <= 7]
+    for name in LAYOUTS:
+        parts = [json.loads((path / name).read_text()) for path in (folder, tmp_path / "fewer")]
+        assert parts[1]["images"] == parts[0]["images"][:7]
+        assert parts[1]["annotations"] == [a for a in parts[0]["annotations"] if a["image_id"] <= 7]
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    for run in ("one", "two"):
+        write_occshapes(tmp_path / run, images=3, seed=9, progress=False)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert truth_digests(tmp_path / "one") == truth_digests(tmp_path / "two")
+    assert set(truth_digests(tmp_path / "one")) == set(LAYOUTS)
 
 
 @pytest.mark.slow
@@ -84,7 +98,7 @@ def test_worker_processes_change_nothing(tmp_path):
     write_occshapes(tmp_path / "one", images=9, seed=2, progress=False)
     write_occshapes(tmp_path / "two", images=9, seed=2, workers=2, progress=False)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert (tmp_path / "one/annotations.json").read_bytes() == (tmp_path / "two/annotations.json").read_bytes()
+    assert truth_digests(tmp_path / "one") == truth_digests(tmp_path / "two")
 
 
 def test_pycocotools_reads_it(small):
@@ -188,8 +202,8 @@ def test_command_line_prints_statistics_and_draws_a_sheet(tmp_path, capsys):
     assert "covered by 20 % or more:" in printed.out
     assert "OccShapes: 100%" in printed.err
     sheet = cv2.imread(str(out / "contact_sheet.png"))
-    # Two rows of four tiles; a tile holds two pictures of 256 px in a frame of 2 px.
-    assert sheet.shape == (2 * 260, 4 * 516, 3)
+    # Two rows of three tiles; a tile holds three pictures of 256 px in a frame of 2 px.
+    assert sheet.shape == (2 * 260, 3 * 772, 3)
 
     assert main(["--out", str(out), "--images", "5"]) == 2
     assert "--overwrite" in capsys.readouterr().err
