@@ -14,15 +14,22 @@ from torch import nn
 
 from instseg_d2.model_zoo import get_config
 
+_TINY_WIDTHS = (8, 8, 16, 24, 32)
+TINY_CHANNELS = 16
+
+
+def _make_tiny(backbone: DictConfig) -> None:
+    """Shrink the backbone of a narrow model, in place."""
+    backbone.bottom_up.stem.out_channels = _TINY_WIDTHS[0]
+    for stage, before, after in zip(backbone.bottom_up.stages, _TINY_WIDTHS, _TINY_WIDTHS[1:], strict=False):
+        stage.update(num_blocks=1, stride_per_block=stage.stride_per_block[:1], in_channels=before, out_channels=after)
+    backbone.out_channels = TINY_CHANNELS
+
 
 def tiny_mask_rcnn_config(num_classes: int = 3) -> DictConfig:
     """`model` node of a Mask R-CNN with fewer than 0.1 million parameters, for images of 64 to 128 px."""
     model = get_config("Baselines/mask_rcnn_narrow_fpn_occshapes_quick").model
-    widths = [8, 8, 16, 24, 32]
-    model.backbone.bottom_up.stem.out_channels = widths[0]
-    for stage, before, after in zip(model.backbone.bottom_up.stages, widths, widths[1:], strict=False):
-        stage.update(num_blocks=1, stride_per_block=stage.stride_per_block[:1], in_channels=before, out_channels=after)
-    model.backbone.out_channels = 16
+    _make_tiny(model.backbone)
     model.roi_heads.num_classes = num_classes
     model.roi_heads.box_head.fc_dims = [32]
     model.roi_heads.box_predictor.input_shape.channels = 32
@@ -30,10 +37,63 @@ def tiny_mask_rcnn_config(num_classes: int = 3) -> DictConfig:
     return model
 
 
+def tiny_cascade_config(num_classes: int = 3) -> DictConfig:
+    """`model` node of a Cascade Mask R-CNN with fewer than 0.1 million parameters, for images of 64 to 128 px."""
+    model = get_config("Baselines/cascade_mask_rcnn_narrow_fpn_occshapes_quick").model
+    _make_tiny(model.backbone)
+    model.roi_heads.num_classes = num_classes
+    for head, predictor in zip(model.roi_heads.box_heads, model.roi_heads.box_predictors, strict=True):
+        head.fc_dims = [16]
+        predictor.input_shape.channels = 16
+    model.roi_heads.mask_head.conv_dims = [16, 16]
+    return model
+
+
+def tiny_fcos_mask_config(num_classes: int = 3) -> DictConfig:
+    """`model` node of an FCOS with masks of fewer than 0.1 million parameters, for images of 64 to 128 px."""
+    model = get_config("Baselines/fcos_mask_narrow_fpn_occshapes_quick").model
+    _make_tiny(model.detector.backbone)
+    model.detector.num_classes = num_classes
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.detector.head.update(conv_dims=[16], norm="")
+    model.mask_head.conv_dims = [16, 16]
+    return model
+
+
+def put_mask_head(model: DictConfig, mask_head: DictConfig, *, pooled: bool = True) -> DictConfig:
+    """Give a `model` node another mask head, whatever its detector.
+
+    Args:
+        model: an R-CNN or a `DetectThenSegment`; changed in place.
+        mask_head: the head's node; of the tiny models, the features have `TINY_CHANNELS` channels.
+        pooled: the head takes pooled features; else the maps themselves, and pools for itself.
+
+    Returns:
+        the same `model`.
+    """
+    parent = model.roi_heads if "roi_heads" in model else model
+    parent.mask_head = mask_head
+    if not pooled:
+        parent.mask_pooler = None
+    return model
+
+
 def tiny_mask_rcnn(num_classes: int = 3, seed: int = 0) -> nn.Module:
     """A Mask R-CNN with fewer than 0.1 million parameters and random weights, in training mode, on the CPU."""
     torch.manual_seed(seed)
     return instantiate(tiny_mask_rcnn_config(num_classes))
+
+
+def tiny_cascade(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """As `tiny_mask_rcnn`, a Cascade Mask R-CNN."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_cascade_config(num_classes))
+
+
+def tiny_fcos_mask(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """As `tiny_mask_rcnn`, an FCOS with the head of Mask R-CNN behind it (`DetectThenSegment`)."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_fcos_mask_config(num_classes))
 
 
 def fake_instances(

@@ -116,11 +116,13 @@ def make_it_detect(model: nn.Module, inputs: list[dict]) -> bool:
     roi_heads.box_predictor.cls_score.bias[-1] += 10
     _standardise(roi_heads.box_predictor.bbox_pred, deltas, 0.5)
 
-    if getattr(roi_heads, "mask_head", None) is not None and hasattr(roi_heads.mask_head, "predictor"):
-        pyramid = [features[name] for name in roi_heads.mask_in_features]
-        some = [x.proposal_boxes[:50] for x in proposals]
-        masks = roi_heads.mask_head.layers(roi_heads.mask_pooler(pyramid, some))
-        _standardise(roi_heads.mask_head.predictor, masks.permute(0, 2, 3, 1).flatten(0, 2), 3.0)
+    predictor = getattr(getattr(roi_heads, "mask_head", None), "predictor", None)
+    if isinstance(predictor, nn.Conv2d):
+        logits = []
+        handle = predictor.register_forward_hook(lambda _, __, output: logits.append(output))
+        model(inputs)
+        handle.remove()
+        _standardise(predictor, torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in logits]), 3.0)
     return True
 
 

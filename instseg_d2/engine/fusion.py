@@ -5,6 +5,9 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+# Of R-CNNs, and of detectors with a mask head behind them.
+_CONVOLUTIONAL = ("backbone", "roi_heads.mask_head", "detector.backbone", "mask_head")
+
 
 def _is_constant(norm: nn.Module | None) -> bool:
     """Whether a norm is a fixed affine map in evaluation mode."""
@@ -15,8 +18,8 @@ def _is_constant(norm: nn.Module | None) -> bool:
 def fuse_for_inference(model: nn.Module) -> nn.Module:
     """Prepare a model for inference only, in place.
 
-    Every (Frozen)BatchNorm2d behind a detectron2 convolution is folded into its weights. On the CPU, `model.backbone`
-    and `model.roi_heads.mask_head` then compute with channels innermost, which convolutions like better there; the
+    Every (Frozen)BatchNorm2d behind a detectron2 convolution is folded into its weights. On the CPU, backbone
+    and mask head then compute with channels innermost, which convolutions like better there; the
     backbone returns its features in the usual order. Outputs change by rounding only; the state dict loses the norms,
     so load weights before and save none after.
 
@@ -36,11 +39,11 @@ def fuse_for_inference(model: nn.Module) -> nn.Module:
             module.norm = None
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
         parts = dict(model.named_modules())
-        for name in ("backbone", "roi_heads.mask_head"):
+        for name in _CONVOLUTIONAL:
             if name in parts:
                 parts[name].to(memory_format=torch.channels_last)
-        if "backbone" in parts:
-            parts["backbone"].register_forward_hook(_usual_order)
+                if name.endswith("backbone"):
+                    parts[name].register_forward_hook(_usual_order)
     return model
 
 

@@ -11,6 +11,12 @@ from detectron2.evaluation import COCOEvaluator
 
 from instseg_d2.data import InstanceMapper
 
+# Where the model says it, whatever its kind: R-CNN, detector with a mask head behind it, dense detector.
+_num_classes = (
+    "${oc.select:model.roi_heads.num_classes,${oc.select:model.detector.num_classes,${oc.select:model.num_classes}}}"
+)
+_input_format = "${oc.select:model.input_format,BGR}"
+
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train", filter_empty=True),
@@ -22,8 +28,8 @@ dataloader = dict(
                 ),
                 L(T.RandomFlip)(horizontal=True),
             ],
-            image_format="${model.input_format}",
-            num_classes="${model.roi_heads.num_classes}",
+            image_format=_input_format,
+            num_classes=_num_classes,
         ),
         total_batch_size=16,
         num_workers=4,
@@ -33,7 +39,7 @@ dataloader = dict(
         mapper=L(InstanceMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
-            image_format="${model.input_format}",
+            image_format=_input_format,
         ),
         num_workers=4,
     ),

@@ -1,4 +1,7 @@
-"""Mask R-CNN on ResNet-50 FPN with detectron2's default sizes; `stages.depth = 101` makes it ResNet-101."""
+"""Mask R-CNN on ResNet-50 FPN with detectron2's default sizes; `stages.depth = 101` makes it ResNet-101.
+
+The mask head is detectron2's but for the loss, which leaves hidden masks out: any supervision works with any recipe.
+"""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -10,12 +13,9 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers, StandardROIHeads
+
+from instseg_d2.modeling.mask_heads.mask_rcnn import MaskRCNNHead
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(
@@ -70,7 +70,7 @@ model = L(GeneralizedRCNN)(
         mask_pooler=L(ROIPooler)(
             output_size=14, scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2"
         ),
-        mask_head=L(MaskRCNNConvUpsampleHead)(
+        mask_head=L(MaskRCNNHead)(
             input_shape=L(ShapeSpec)(channels="${....backbone.out_channels}", width=14, height=14),
             num_classes="${..num_classes}",
             conv_dims=[256, 256, 256, 256, 256],

@@ -1,1 +1,1 @@
-"""Feature pyramids on the backbones that recipes name."""
+"""Builders of backbones, where detectron2's classes and a config alone would not do."""
