@@ -146,27 +146,35 @@ def _number(value: float) -> str:
     return "n/a" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def _tables(results: dict) -> str:
-    overall = {task: {k: v for k, v in values.items() if not k.startswith("AP-")} for task, values in results.items()}
-    names = list(dict.fromkeys(name for values in overall.values() for name in values))
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+def _table(corner: str, columns: dict[str, dict]) -> str:
+    """A table of numbers by column and row name; a row for every name that a column has."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (corner, *columns))
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
     rows = "".join(
-        f"<tr><td>{html.escape(task)}</td>{''.join(f'<td>{_number(values.get(name))}</td>' for name in names)}</tr>"
-        for task, values in overall.items()
+        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{_number(v.get(name))}</td>' for v in columns.values())}</tr>"
+        for name in names
     )
-    classes = list(dict.fromkeys(k for values in results.values() for k in values if k.startswith("AP-")))
-    text = f"<table><tr><th>task</th>{head}</tr>{rows}</table>"
-    if classes:
-        head = "".join(f"<th>{html.escape(task)} AP</th>" for task in results)
-        rows = "".join(
-            f"<tr><td>{html.escape(name[3:])}</td>"
-            + "".join(f"<td>{_number(values.get(name))}</td>" for values in results.values())
-            + "</tr>"
-            for name in classes
-        )
-        text += (
-            f"<details><summary>per category</summary><table><tr><th>category</th>{head}</tr>{rows}</table></details>"
-        )
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _tables(results: dict) -> str:
+    plain = {task: values for task, values in results.items() if "AP50" in values}
+    metrics = list(dict.fromkeys(k for values in plain.values() for k in values if not k.startswith("AP-")))
+    text = _table("task", {metric: {task: plain[task].get(metric) for task in plain} for metric in metrics})
+    by_class = {
+        f"{task} AP": {name[3:]: value for name, value in values.items() if name.startswith("AP-")}
+        for task, values in plain.items()
+    }
+    by_class = {task: values for task, values in by_class.items() if values}
+    if by_class:
+        text += f"<details><summary>per category</summary>{_table('category', by_class)}</details>"
+    for task in [task for task in results if task not in plain]:
+        # Such as "IoU", "IoU-0.2-0.5", "instances-0.2-0.5": a measure, over everything or over a range.
+        columns: dict[str, dict] = {}
+        for name, value in results[task].items():
+            measure, _, part = name.partition("-")
+            columns.setdefault(measure, {})[part or "all"] = value
+        text += f"<h3>{html.escape(task)}</h3>{_table('hidden share', columns)}"
     return text
 
 
