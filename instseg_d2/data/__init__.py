@@ -1,5 +1,6 @@
 """Data sets, generated data, and the mappers that turn records into model inputs."""
 
+from .category_splits import CATEGORY_SPLITS, category_names, other_categories
 from .datasets import (
     BUILTIN_DATASETS,
     CocoDataset,
@@ -7,8 +8,20 @@ from .datasets import (
     prepare_dataset,
     register_builtin,
     register_coco,
+    register_cocoa,
+    register_kins,
     validate_coco,
 )
 from .errors import DatasetError, SampleError
 from .mappers import InstanceMapper
+from .occluders import OccluderRule, occluder_masks
+from .supervision import (
+    BoxSupervision,
+    FewShot,
+    FullSupervision,
+    OnlyCategories,
+    PartialSupervision,
+    Supervision,
+    get_supervised_dataset_dicts,
+)
 from .synthetic import SEEN, UNSEEN, write_occshapes

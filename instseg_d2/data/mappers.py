@@ -9,9 +9,10 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from pycocotools import mask as mask_util
 
+from . import fields
 from .errors import SampleError
+from .occluders import OccluderRule
 
 _MASK_FORMATS = ("bitmask", "polygon")
 
@@ -24,6 +25,17 @@ class InstanceMapper:
     and `gt_masks` when the annotations have masks. Polygons and run-length masks may be mixed. Crowd regions and
     instances that an augmentation has emptied are left out; an image without any instance stays.
 
+    Further truth for `instances`, by name in `extra_fields`; every image then has it, one without instances too:
+
+    - `gt_has_mask` (N,) bool: whether a loss may look at the mask. Comes by itself for records of a supervision that
+      hides masks (`get_supervised_dataset_dicts`). Where it is given, an annotation without a mask, or with
+      `has_mask` False, keeps its box: its mask is the filled box, and `recompute_boxes` lets its box be.
+    - `gt_occluders` BitMasks: the other instances in the box, by `occluder_rule` from `gt_masks` and `gt_boxes` of the
+      augmented image, so that hidden masks add nothing; from the polygons of `bg_object_segmentation`, as BCNet's
+      authors publish them, where an annotation has these (not with `front_only`).
+    - `gt_amodal_masks` BitMasks: the whole objects, from `amodal_segmentation`; the filled box of a hidden one.
+    - `gt_ids` (N,) int64: identity in a video, from `instance_id`.
+
     Args:
         is_train: with annotations, or the image alone.
         augmentations: of `detectron2.data.transforms`, applied in this order.
@@ -32,6 +44,8 @@ class InstanceMapper:
         instance_mask_format: "bitmask", or "polygon", which takes polygons alone.
         recompute_boxes: take boxes from the augmented masks instead of the augmented boxes, as cropping asks for.
         num_classes: when given, a class index outside [0, num_classes) is an error.
+        extra_fields: of `gt_has_mask`, `gt_occluders`, `gt_amodal_masks`, `gt_ids`.
+        occluder_rule: which instances are occluders; BCNet's rule by default.
 
     Raises:
         SampleError: a record cannot be mapped; the message names the file, the image id and the annotation id.
@@ -47,11 +61,14 @@ class InstanceMapper:
         instance_mask_format: str = "bitmask",
         recompute_boxes: bool = False,
         num_classes: int | None = None,
+        extra_fields: Sequence[str] = (),
+        occluder_rule: OccluderRule | None = None,
     ):
         if instance_mask_format not in _MASK_FORMATS:
             raise ValueError(f"instance_mask_format='{instance_mask_format}': must be one of {_MASK_FORMATS}")
         if recompute_boxes and not use_instance_mask:
             raise ValueError("recompute_boxes takes the boxes from masks: it needs use_instance_mask=True")
+        self.extra_fields = fields.check_fields(extra_fields, use_instance_mask, instance_mask_format)
         self.is_train = is_train
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
@@ -59,6 +76,7 @@ class InstanceMapper:
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
         self.num_classes = num_classes
+        self.occluder_rule = occluder_rule or OccluderRule()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map one record, which stays as it is."""
@@ -73,7 +91,7 @@ class InstanceMapper:
             if self.is_train and "annotations" in record:
                 annotations = self.read_annotations(record, height_width)
                 instances = self.build_instances(record, annotations, transforms, image.shape[:2])
-                sample["instances"] = detection_utils.filter_empty_instances(instances)
+                sample["instances"] = _without_empty(instances)
         return sample
 
     def read_image(self, sample: dict[str, Any]) -> np.ndarray:
@@ -83,19 +101,30 @@ class InstanceMapper:
         return image
 
     def read_annotations(self, record: dict[str, Any], height_width: tuple[int, int]) -> list[dict[str, Any]]:
-        """Checked copies of the annotations to train on: no crowd regions, and no masks where they are not used."""
+        """Checked copies of the annotations to train on: no crowd regions, and no masks where they are not used.
+
+        Hidden masks are not looked at, so they may be anything.
+        """
         annotations = []
         for index, annotation in enumerate(record["annotations"]):
             if not annotation.get("iscrowd", 0):
                 with _named(record, annotation.get("id", f"number {index}, which has no id,")):
                     annotations.append(self._read_annotation(annotation, height_width))
         masked = sum("segmentation" in annotation for annotation in annotations)
+        if self._gives_has_mask(record):
+            return annotations
         if 0 < masked < len(annotations):
             raise ValueError(
-                f"{masked} of {len(annotations)} annotations have a mask; give all of them one, or train on boxes "
-                "alone with use_instance_mask=False"
+                f"{masked} of {len(annotations)} annotations have a mask; give all of them one, train on boxes "
+                "alone with use_instance_mask=False, or tell the losses with extra_fields=['gt_has_mask']"
             )
+        if annotations and not masked and "gt_occluders" in self.extra_fields:
+            raise ValueError("no annotation has a mask, which gt_occluders is made from")
         return annotations
+
+    def _gives_has_mask(self, record: dict[str, Any]) -> bool:
+        hides_masks = self.use_instance_mask and record.get("partial_masks", False)
+        return hides_masks or "gt_has_mask" in self.extra_fields
 
     def _read_annotation(self, annotation: dict[str, Any], height_width: tuple[int, int]) -> dict[str, Any]:
         box = np.asarray(annotation["bbox"], dtype=np.float64)
@@ -105,24 +134,15 @@ class InstanceMapper:
         if self.num_classes is not None and not 0 <= category < self.num_classes:
             raise ValueError(f"class index {category} is outside [0, {self.num_classes}), the range of num_classes")
         result = {key: value for key, value in annotation.items() if key not in ("segmentation", "keypoints")}
-        if self.use_instance_mask and annotation.get("segmentation"):
-            result["segmentation"] = self._read_mask(annotation["segmentation"], height_width)
+        visible = bool(self.use_instance_mask and annotation.get("has_mask", True) and annotation.get("segmentation"))
+        if visible:
+            result["segmentation"] = fields.read_mask(
+                annotation["segmentation"], height_width, self.instance_mask_format
+            )
+        result["extra"] = fields.read_entries(
+            annotation, self.extra_fields, height_width, visible=visible, rule=self.occluder_rule
+        )
         return result
-
-    def _read_mask(self, mask: Any, height_width: tuple[int, int]) -> list[np.ndarray] | dict[str, Any]:
-        """A mask that `transform_instance_annotations` may change: float polygons, or compressed run lengths."""
-        if isinstance(mask, dict):
-            if self.instance_mask_format == "polygon":
-                raise ValueError("a run-length mask needs instance_mask_format='bitmask'")
-            size = tuple(mask["size"])
-            if size != tuple(height_width):
-                raise ValueError(f"the mask has [height, width] {list(size)}, the image {list(height_width)}")
-            return mask_util.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
-        polygons = [np.array(polygon, dtype=np.float64).reshape(-1) for polygon in mask]
-        for polygon in polygons:
-            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-                raise ValueError(f"a polygon has {len(polygon)} numbers; it needs 6 or more finite ones, an even count")
-        return polygons
 
     def build_instances(
         self,
@@ -138,19 +158,42 @@ class InstanceMapper:
 
         Args:
             record: what is mapped.
-            annotations: from `read_annotations`; boxes and masks are replaced by the transformed ones.
+            annotations: from `read_annotations`; boxes and masks are replaced by the transformed ones, and hidden
+                masks filled in.
             transforms: what was done to the image.
             height_width: of the augmented image.
         """
         for annotation in annotations:
             with _named(record, annotation.get("id", "without id")):
                 detection_utils.transform_instance_annotations(annotation, transforms, height_width)
+        has_mask = torch.tensor(["segmentation" in annotation for annotation in annotations], dtype=torch.bool)
+        if self._gives_has_mask(record):
+            fields.fill_hidden(annotations, height_width, self.instance_mask_format)
         instances = detection_utils.annotations_to_instances(
             annotations, height_width, mask_format=self.instance_mask_format
         )
         if self.recompute_boxes and instances.has("gt_masks"):
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            instances.gt_boxes = fields.boxes_from_masks(instances, has_mask)
+        if self._gives_has_mask(record):
+            instances.gt_has_mask = has_mask
+        entries = [annotation["extra"] for annotation in annotations]
+        if "gt_occluders" in self.extra_fields:
+            instances.gt_occluders = fields.occluders(
+                entries, instances, transforms, has_mask=has_mask, rule=self.occluder_rule
+            )
+        if "gt_amodal_masks" in self.extra_fields:
+            instances.gt_amodal_masks = fields.amodal_masks(entries, instances, transforms)
+        if "gt_ids" in self.extra_fields:
+            instances.gt_ids = torch.tensor([entry["instance_id"] for entry in entries], dtype=torch.int64)
         return instances
+
+
+def _without_empty(instances: Instances) -> Instances:
+    """What `filter_empty_instances` keeps, without a copy of all masks where nothing is empty, the usual case."""
+    keep = instances.gt_boxes.nonempty(threshold=1e-5)
+    if instances.has("gt_masks"):
+        keep &= instances.gt_masks.nonempty()
+    return instances if keep.all() else instances[keep]
 
 
 @contextmanager

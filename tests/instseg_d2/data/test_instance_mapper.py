@@ -154,6 +154,14 @@ def test_zero_area_box_is_dropped(records):
     assert mapper()(record)["instances"].gt_classes.tolist() == [0]
 
 
+def test_emptied_mask_is_dropped_though_its_box_is_not(records):
+    record = copy.deepcopy(records[0])
+    record["annotations"][0]["segmentation"] = [[10.0, 5.0, 20.0, 5.0, 10.0, 15.0]]
+    right = T.CropTransform(22, 0, 38, 40)
+    assert mapper(augmentations=[right])(record)["instances"].gt_classes.tolist() == [0]
+    assert mapper(augmentations=[right], use_instance_mask=False)(record)["instances"].gt_classes.tolist() == [1, 0]
+
+
 def test_polygon_format(records):
     masks = mapper(instance_mask_format="polygon")(records[1])["instances"].gt_masks
     assert isinstance(masks, PolygonMasks)
