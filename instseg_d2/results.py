@@ -1,21 +1,34 @@
 """Measured numbers: rows of `results/*.csv`, and the tables of a README that are made from them."""
 
 import csv
+import io
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import detectron2
 import torch
 from detectron2.config import LazyConfig
+from omegaconf import DictConfig
 
+from instseg_d2.files import write_whole
+from instseg_d2.visualization.report import read_metrics
+
+# One line a run. `row`, `budget`, `fingerprint` and `starts_from` belong to runs of a study (tools/reproduce.py); they
+# are empty for a run that was recorded alone. `metrics` is `task/metric=value; ...`, see `format_metrics`: papers
+# measure many things, and a column for each would change every line when one is added.
 RUN_COLUMNS = (
-    "config", "dataset", "seed", "box_AP", "box_AP50", "mask_AP", "mask_AP50", "iterations", "minutes",
-    "hardware", "torch", "detectron2", "commit",
+    "row", "budget", "seed", "metrics", "config", "overrides", "starts_from", "fingerprint", "dataset", "iterations",
+    "minutes", "hardware", "torch", "detectron2", "commit",
 )  # fmt: skip
+_USUAL_METRICS = tuple(f"{task}/{metric}" for task in ("bbox", "segm") for metric in ("AP", "AP50"))
+
+
+class ResultsError(ValueError):
+    """A csv file, a README or the results of a run are not what they must be; the message names the file."""
 
 
 def hardware(device: str) -> str:
@@ -45,8 +58,69 @@ def commit(folder: Path) -> str:
         return ""
 
 
+def surroundings(device: str) -> dict[str, str]:
+    """What a run is made with: the columns `hardware`, `torch`, `detectron2` and `commit`."""
+    return {
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        "commit": commit(Path(__file__).resolve().parents[1]),
+    }
+
+
+def run_facts(output_dir: Path, cfg: DictConfig) -> dict[str, str | float | int]:
+    """The columns `dataset`, `seed`, `iterations` and `minutes` of a finished run.
+
+    Args:
+        output_dir: of the run; its `metrics.json` tells how long an iteration took. Minutes are those of the
+            training, without evaluations, whether or not it was interrupted.
+        cfg: of the run.
+
+    Raises:
+        FileNotFoundError: there is no `metrics.json`.
+        ResultsError: it tells no times.
+    """
+    path = output_dir / "metrics.json"
+    _, seconds = read_metrics(path).get("time", ((), ()))
+    if not seconds:
+        raise ResultsError(f"{path} has no times of iterations")
+    names = cfg.dataloader.test.dataset.names
+    return {
+        "dataset": names if isinstance(names, str) else ", ".join(names),
+        "seed": cfg.train.seed,
+        "iterations": cfg.train.max_iter,
+        "minutes": round(sum(seconds) / len(seconds) * cfg.train.max_iter / 60, 1),
+    }
+
+
+def read_results(path: Path) -> dict[str, float]:
+    """`results.json` of a run as `{"task/metric": value}`.
+
+    Raises:
+        FileNotFoundError: the run is not evaluated.
+    """
+    results = json.loads(path.read_text())
+    return {
+        f"{task}/{metric}": value
+        for task, metrics in results.items()
+        for metric, value in metrics.items()
+        if isinstance(value, int | float)
+    }
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """The field `metrics` of a row: `segm/AP=26.07; segm/AP50=60.41`, six significant digits."""
+    return "; ".join(f"{name}={value:.6g}" for name, value in metrics.items())
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Inverse of `format_metrics`."""
+    pairs = (entry.rpartition("=") for entry in text.split("; ") if entry)
+    return {name: float(value) for name, _, value in pairs}
+
+
 def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
-    """A row of RUN_COLUMNS for a run that was trained and evaluated.
+    """A row of RUN_COLUMNS for a run that was trained and evaluated on its own.
 
     Args:
         output_dir: of the run; holds `config.yaml`, `metrics.json` and `results.json`.
@@ -55,26 +129,31 @@ def result_row(output_dir: Path, name: str) -> dict[str, str | float | int]:
     Raises:
         FileNotFoundError: the run is not complete.
     """
-    results = json.loads((output_dir / "results.json").read_text())
+    found = read_results(output_dir / "results.json")
     cfg = LazyConfig.load(str(output_dir / "config.yaml"))
-    steps = [json.loads(line) for line in (output_dir / "metrics.json").read_text().splitlines()]
-    seconds = [step["time"] for step in steps if "time" in step]
-    iterations = cfg.train.max_iter
-    row = {
+    device = "cuda" if cfg.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return {
+        "metrics": format_metrics({metric: found[metric] for metric in _USUAL_METRICS if metric in found}),
         "config": name,
-        "dataset": cfg.dataloader.test.dataset.names,
-        "seed": cfg.train.seed,
-        "iterations": iterations,
-        "minutes": round(sum(seconds) / len(seconds) * iterations / 60, 1),
-        "hardware": hardware("cuda" if cfg.train.device != "cpu" and torch.cuda.is_available() else "cpu"),
-        "torch": torch.__version__,
-        "detectron2": detectron2.__version__,
-        "commit": commit(Path(__file__).resolve().parents[1]),
+        **run_facts(output_dir, cfg),
+        **surroundings(device),
     }
-    for task, label in (("bbox", "box"), ("segm", "mask")):
-        for metric in ("AP", "AP50"):
-            row[f"{label}_{metric}"] = round(results[task][metric], 2)
-    return row
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """All rows of a csv file; none where there is no file.
+
+    Raises:
+        ResultsError: the file has other columns.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        found = list(reader.fieldnames or ())
+        if found != list(columns):
+            raise ResultsError(f"{path} has the columns {','.join(found)}, not {','.join(columns)}; name another file")
+        return list(reader)
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
@@ -86,39 +165,43 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Seque
         columns: of the file, in order.
 
     Raises:
-        ValueError: the file has other columns.
+        ResultsError: the file has other columns.
+        OSError: it cannot be written; the old file is untouched.
     """
+    write_rows(path, [*read_rows(path, columns), *rows], columns)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write a csv file anew, whole or not at all; otherwise as `append_rows`."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists() or path.stat().st_size == 0
-    if not is_new:
-        with path.open(newline="") as file:
-            found = next(csv.reader(file))
-        if found != list(columns):
-            raise ValueError(f"{path} has the columns {','.join(found)}, not {','.join(columns)}; name another file")
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def rows_as_markdown(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Some columns of rows as a markdown table."""
+    lines = [columns, ["---"] * len(columns), *([str(row[column]) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_table(path: Path, columns: Sequence[str], keep: Callable[[dict[str, str]], bool] = bool) -> str:
     """Some columns of a csv file as a markdown table, of the rows that `keep` says yes to."""
-    with path.open(newline="") as file:
-        rows = list(filter(keep, csv.DictReader(file)))
-    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    with path.open(newline="", encoding="utf-8") as file:
+        return rows_as_markdown(filter(keep, csv.DictReader(file)), columns)
 
 
 def replace_between(path: Path, marker: str, text: str) -> None:
     """Put a text between `<!-- marker -->` and `<!-- /marker -->` of a file.
 
     Raises:
-        ValueError: the file has no such markers.
+        ResultsError: the file has no such markers.
     """
     content = path.read_text(encoding="utf-8")
     head, found, rest = content.partition(f"<!-- {marker} -->")
     _, closed, tail = rest.partition(f"<!-- /{marker} -->")
     if not found or not closed:
-        raise ValueError(f"'{path}' has no <!-- {marker} --> ... <!-- /{marker} -->")
-    path.write_text(f"{head}{found}\n{text}\n{closed}{tail}", encoding="utf-8")
+        raise ResultsError(f"'{path}' has no <!-- {marker} --> ... <!-- /{marker} -->")
+    write_whole(path, f"{head}{found}\n{text}\n{closed}{tail}")

@@ -5,30 +5,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from instseg_d2.reproduction import tables
 from instseg_d2.results import RUN_COLUMNS, append_rows, markdown_table, replace_between, result_row
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS_SHOWN = (
-    "config",
-    "dataset",
-    "seed",
-    "box_AP",
-    "mask_AP",
-    "mask_AP50",
-    "iterations",
-    "minutes",
-    "hardware",
-    "commit",
-)
 SPEEDS_SHOWN = ("what", "A", "B", "seconds_A", "seconds_B", "ratio", "ratio_min", "ratio_max", "threads", "commit")
 
 
 def renew_tables() -> None:
-    """Write every table anew: one in each project's README, and the speeds in the main one."""
+    """Write every table anew: those in each project's README, and the speeds in the main one."""
     for readme in sorted((ROOT / "projects").glob("*/README.md")):
         results = ROOT / "results" / f"{readme.parent.name.lower()}.csv"
         if results.is_file():
-            replace_between(readme, "results", markdown_table(results, RUNS_SHOWN))
+            tables.renew(readme, results)
     speeds = ROOT / "results" / "benchmark.csv"
     if speeds.is_file():
         # Rows of a part of a run have its name behind a colon.
@@ -38,7 +27,7 @@ def renew_tables() -> None:
 
 def main() -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Whole tables of a paper: tools/reproduce.py.")
     parser.add_argument("--run", type=Path, metavar="DIR", help="output folder to record; without it only the tables")
     parser.add_argument("--project", help="folder name below projects/ that the run belongs to")
     parser.add_argument("--config", help="name of the run's recipe")

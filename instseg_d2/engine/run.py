@@ -1,5 +1,6 @@
 """Train and evaluate a recipe: the one loop that every project runs through."""
 
+import difflib
 import json
 import logging
 from collections.abc import Iterable
@@ -43,9 +44,21 @@ def resolve_device(name: str) -> str:
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """Instantiate `cfg.model` on the device of `cfg.train.device`."""
+    """Instantiate `cfg.model` on the device of `cfg.train.device`; parameters of `cfg.train.freeze` will not learn.
+
+    Raises:
+        SettingError: a module that is to be frozen does not exist.
+    """
     device = resolve_device(cfg.train.device)
     model = instantiate(cfg.model).to(device)
+    modules = dict(model.named_modules())
+    for name in cfg.train.get("freeze") or ():
+        if name not in modules:
+            near = difflib.get_close_matches(name, modules, n=3)
+            raise SettingError(
+                f"train.freeze names '{name}', which the model does not have (nearest: {', '.join(near)})"
+            )
+        modules[name].requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _log.info(f"{type(model).__name__} with {parameters / 1e6:.2f} M parameters on {device}")
     return model

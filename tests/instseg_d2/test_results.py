@@ -2,8 +2,20 @@ import csv
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
-from instseg_d2.results import RUN_COLUMNS, append_rows, markdown_table, replace_between, result_row
+from instseg_d2.results import (
+    RUN_COLUMNS,
+    ResultsError,
+    append_rows,
+    format_metrics,
+    markdown_table,
+    parse_metrics,
+    read_results,
+    replace_between,
+    result_row,
+    run_facts,
+)
 
 
 def test_row_of_a_run(tmp_path):
@@ -16,9 +28,36 @@ def test_row_of_a_run(tmp_path):
     scores = {"bbox": {"AP": 41.234, "AP50": 60.0}, "segm": {"AP": 30.0, "AP50": 55.556}}
     (tmp_path / "results.json").write_text(json.dumps(scores))
     row = result_row(tmp_path, "Baselines/x")
-    assert set(row) == set(RUN_COLUMNS)
-    assert (row["box_AP"], row["mask_AP50"], row["seed"], row["minutes"]) == (41.23, 55.56, 3, 1.0)
-    assert row["dataset"] == "shapes_val"
+    of_a_study = {"row", "budget", "overrides", "starts_from", "fingerprint"}
+    assert set(row) == set(RUN_COLUMNS) - of_a_study
+    assert row["metrics"] == "bbox/AP=41.234; bbox/AP50=60; segm/AP=30; segm/AP50=55.556"
+    assert (row["seed"], row["minutes"], row["dataset"]) == (3, 1.0, "shapes_val")
+
+
+def test_times_of_a_killed_and_resumed_run_count_once(tmp_path):
+    (tmp_path / "metrics.json").write_text(
+        '{"iteration": 0, "time": 1.0}\n{"iteration": 1, "time": 9.0}\n'
+        '{"iteration": 2, "ti{"iteration": 1, "time": 1.0}\n{"iteration": 1, "time": 3.0}\n'
+    )
+    cfg = OmegaConf.create(
+        {"train": {"max_iter": 30, "seed": 0}, "dataloader": {"test": {"dataset": {"names": ["a", "b"]}}}}
+    )
+    facts = run_facts(tmp_path, cfg)
+    assert (facts["minutes"], facts["dataset"]) == (1.0, "a, b")
+    (tmp_path / "metrics.json").write_text("")
+    with pytest.raises(ResultsError, match="has no times"):
+        run_facts(tmp_path, cfg)
+
+
+def test_metrics_survive_the_csv(tmp_path):
+    (tmp_path / "results.json").write_text('{"segm": {"AP": 26.071234, "APs": NaN, "note": "x"}, "a=b": {"AP-c d": 1}}')
+    found = read_results(tmp_path / "results.json")
+    text = format_metrics(found)
+    assert text == "segm/AP=26.0712; segm/APs=nan; a=b/AP-c d=1"
+    parsed = parse_metrics(text)
+    assert list(parsed) == ["segm/AP", "segm/APs", "a=b/AP-c d"]
+    assert parsed["segm/AP"] == 26.0712
+    assert parse_metrics("") == {}
 
 
 def test_rows_are_appended_under_one_header(tmp_path):

@@ -13,6 +13,8 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # Upper limit of the gradient norm over all parameters; None leaves gradients as they are.
     clip_grad_norm=None,
+    # Modules whose parameters stay as they are, by name, such as "proposal_generator" or "roi_heads.box_head".
+    freeze=[],
     # Moving average of the weights, evaluated and saved in place of the raw ones.
     ema=dict(enabled=False, decay=0.9998),
     checkpointer=dict(period=5000, max_to_keep=3, best_metric="segm/AP"),
