@@ -5,6 +5,7 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,11 +28,11 @@ what it does:
   mean and spread over seeds, the printed number, and a verdict on each difference (tables say by which rule).
 
 going on after an interruption:
-  Give the same command again, whatever ended it, kill -9 and power cuts included. Finished runs are skipped, the one
-  that was under way continues from its last checkpoint. A run is known by row, budget, seed and a hash of its whole
-  config: where the config has changed it is made again, and its line is replaced. --redo forgets the chosen runs first
-  and makes them all again (so leave it out when going on after an interruption). After kill -9 of this tool alone the
-  run under way goes on; started again, the tool waits for it.
+  Give the same command again, whatever ended it, kill -9 included. Finished runs are skipped; the one that was under
+  way continues from its last checkpoint. A run is known by row, budget, seed and a hash of its whole config: where the
+  config has changed it is made again, and its line is replaced. --redo forgets the chosen runs first and makes them all
+  again (so leave it out when going on after an interruption). After kill -9 of this tool alone the run under way goes
+  on; started again, the tool waits for it.
 
 shared detectors:
   Rows that differ in the mask head alone may start from one detector. It is trained first, once, and reused until its
@@ -137,6 +138,23 @@ def split(tasks: list[Task], csv: Path) -> tuple[list[Task], list[str]]:
     return open_tasks, lines
 
 
+def print_commands(tasks: list[Task], slot: Slot) -> None:
+    """What `--dry-run` shows."""
+    detectors = dict.fromkeys(task.start for task in tasks if task.start and not records.is_done(task.start))
+    for task in (*detectors, *tasks):
+        print(f"{task}: {shlex.join(command(TRAINER, task, slot))}")
+
+
+def _prepare(args: argparse.Namespace, folder: Path, csv: Path, readme: Path | None, tasks: list[Task]) -> None:
+    """Whatever cannot be written or belongs to others shall turn out before the first training, not after the last."""
+    read_rows(csv, RUN_COLUMNS)
+    if readme:
+        tables.renew(readme, csv)
+    records.claim(args.output, folder)
+    if args.redo:
+        records.forget(csv, tasks)
+
+
 def reproduce(args: argparse.Namespace) -> int:
     """Do what the command line says; the exit code."""
     folder = find_project(args.project)
@@ -153,22 +171,18 @@ def reproduce(args: argparse.Namespace) -> int:
         print(f"left out, since they have no config in the budget {args.budget}: {', '.join(unable)}")
     tasks = Planner(folder, study, output).tasks(rows, args.budget, seeds)
     slots = make_slots(args)
-    if args.redo and not args.dry_run:
-        records.forget(csv, tasks)
+    readme = None if args.results or not (folder / "README.md").is_file() else folder / "README.md"
+    if not args.dry_run:
+        _prepare(args, folder, csv, readme, tasks)
     open_tasks, lines = split(tasks, csv) if not (args.redo and args.dry_run) else (tasks, [])
-    print("\n".join(lines) or f"{len(open_tasks)} runs to do")
+    print("\n".join([*lines, f"{len(open_tasks)} runs to do"]))
     if args.dry_run:
-        detectors = dict.fromkeys(task.start for task in open_tasks if task.start and not records.is_done(task.start))
-        for task in (*detectors, *open_tasks):
-            print(f"{task}: {shlex.join(command(TRAINER, task, slots[0]))}")
+        print_commands(open_tasks, slots[0])
         return 0
-    readme = None if args.results else folder / "README.md"
-    if readme and readme.is_file():
-        tables.renew(readme, csv)  # that it cannot be written shall not turn out after hours
-    records.claim(output, folder)
-    failed = Runner(trainer=TRAINER, slots=slots, results=csv).run(open_tasks)
+    say = partial(print, flush=True)  # into a file or pipe, too, at once
+    failed = Runner(trainer=TRAINER, slots=slots, results=csv, say=say).run(open_tasks)
     print(tables.project_text(folder, study, read_rows(csv, RUN_COLUMNS)))
-    if readme and readme.is_file():
+    if readme:
         tables.renew(readme, csv)
     for task, problem in failed.items():
         print(f"FAILED {task}: {problem}", file=sys.stderr)

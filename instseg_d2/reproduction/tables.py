@@ -15,8 +15,8 @@ RULE = (
     "Ours: mean ± sample standard deviation over seeds (their number in the second column). Differences are taken "
     "seed by seed; ± is then the 95 % interval of their mean (Student's t). `agrees` and `opposite` to the paper, or "
     "`higher` and `lower` where it claims nothing, are said only if that interval excludes zero, otherwise `within "
-    "noise`; of twenty verdicts one may be chance. `one seed` carries none. Printed numbers belong to the paper's data and schedule: in the quick "
-    "budget only the signs of differences compare."
+    "noise`; of twenty verdicts one may be chance. `one seed` carries none. Printed numbers belong to the paper's data "
+    "and schedule: in the quick budget only the signs of differences compare."
 )
 _ALONE = ("config", "dataset", "seed", "metrics", "iterations", "minutes", "hardware", "commit")
 
