@@ -45,14 +45,17 @@ def hardware(device: str) -> str:
 
 
 def commit(folder: Path) -> str:
-    """Short hash of the checkout, with `+` behind it when tracked files differ; empty outside of a checkout."""
+    """Short hash of the checkout, with `+` behind it when tracked files differ; empty outside of a checkout.
+
+    Tables of results do not count: they change with every run that is noted.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!projects/*/README.md")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except OSError:  # no git on this machine
         return ""
