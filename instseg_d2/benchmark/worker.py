@@ -126,7 +126,9 @@ class _Bench:
         torch.set_num_threads(threads)
         cfg = get_config(config_file)
         is_training = what == "training"
-        inputs = batch_of(size, batch, instances=20 if is_training else 0, num_classes=cfg.dataloader.train.mapper.num_classes)
+        inputs = batch_of(
+            size, batch, instances=20 if is_training else 0, num_classes=cfg.dataloader.train.mapper.num_classes
+        )
         if self.model is None:
             torch.manual_seed(0)
             self.model = instantiate(cfg.model).to(device)

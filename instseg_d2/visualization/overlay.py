@@ -22,6 +22,24 @@ def _binary_masks(instances: Instances) -> np.ndarray | None:
     return None
 
 
+def instance_colours(classes: np.ndarray) -> list[np.ndarray]:
+    """A BGR colour, (3,) in [0, 255], for each instance; those of one class differ too: people tell instances apart."""
+    palette = colormap(rgb=False)
+    return [palette[(7 * int(c) + 13 * index) % len(palette)].astype(float) for index, c in enumerate(classes)]
+
+
+def line_thickness(canvas: np.ndarray) -> int:
+    """Of outlines and boxes, pixels."""
+    return max(1, round(min(canvas.shape[:2]) / 400))
+
+
+def paint_mask(canvas: np.ndarray, inside: np.ndarray, colour: np.ndarray, alpha: float) -> None:
+    """Tint the pixels of a mask (H, W) bool, in place, and draw its outline."""
+    canvas[inside] = (canvas[inside] * (1 - alpha) + colour * alpha).astype(np.uint8)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, colour, line_thickness(canvas), cv2.LINE_AA)
+
+
 def _labels(classes: np.ndarray, scores: np.ndarray | None, class_names: Sequence[str] | None) -> list[str]:
     names = [class_names[index] if class_names else str(index) for index in classes]
     return names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
@@ -64,30 +82,23 @@ def draw_instances(
     classes = (instances.pred_classes if predicted else instances.gt_classes).cpu().numpy()
     scores = instances.scores.cpu().numpy() if instances.has("scores") else None
     masks = _binary_masks(instances)
-    # Instances of one class differ in colour too: it is the instances that people want to tell apart.
-    palette = colormap(rgb=False)
-    colours = [palette[(7 * int(c) + 13 * index) % len(palette)].astype(float) for index, c in enumerate(classes)]
-
+    colours = instance_colours(classes)
     canvas = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
-    thickness = max(1, round(min(canvas.shape[:2]) / 400))
     # Large ones first, so that small ones stay visible.
     order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
     for index in order:
         if masks is None:
             x0, y0, x1, y1 = boxes[index].round().astype(int).tolist()
-            cv2.rectangle(canvas, (x0, y0), (x1, y1), colours[index], thickness, cv2.LINE_AA)
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), colours[index], line_thickness(canvas), cv2.LINE_AA)
             continue
-        inside = masks[index].repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-        canvas[inside] = (canvas[inside] * (1 - alpha) + colours[index] * alpha).astype(np.uint8)
-        contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, colours[index], thickness, cv2.LINE_AA)
+        paint_mask(canvas, masks[index].repeat(enlarge, axis=0).repeat(enlarge, axis=1), colours[index], alpha)
     if labels:
         for index, text in enumerate(_labels(classes, scores, class_names)):
-            _write(canvas, text, boxes[index, :2].round().astype(int), colours[index])
+            write_label(canvas, text, boxes[index, :2].round().astype(int), colours[index])
     return canvas
 
 
-def _write(canvas: np.ndarray, text: str, corner: np.ndarray, colour: np.ndarray) -> None:
+def write_label(canvas: np.ndarray, text: str, corner: np.ndarray, colour: np.ndarray) -> None:
     """Write a label on a filled tag, inside the image, in black or white, whichever reads better."""
     height, width = canvas.shape[:2]
     scale = max(0.32, min(height, width) / 1200)

@@ -1,0 +1,97 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """`tool(...)` runs the tool in this process, which saves its imports: exit code, output, errors."""
+    spec = importlib.util.spec_from_file_location("inspect_dataset", ROOT / "tools" / "inspect_dataset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["inspect_dataset.py", *map(str, arguments)])
+        try:
+            code = module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_training_split_through_its_augmentations(tool, tiny_recipe, tmp_path):
+    def run(folder, seed):
+        code, output, _ = tool(
+            "--config-file", tiny_recipe, "--output", tmp_path / folder, "--seed", seed, "--side", 96
+        )
+        assert code == 0
+        return output, cv2.imread(str(tmp_path / folder / "train_00.png"))
+
+    output, sheet = run("a", 0)
+    # The image without instances is left out by the loader's filter_empty.
+    assert "3 images after augmentation: height 64 to 64, width 96 to 96 px" in output
+    assert "6 instances: mean 2.0 an image" in output
+    assert "2 of 3 classes: green 3, red 3" in output
+    written = (tmp_path / "a" / "train_statistics.txt").read_text()
+    assert output.endswith(written)
+    assert sheet.shape == (22 + 64 + 4 + 4, 3 * (96 + 8), 3)
+    assert (run("again", 0)[1] == sheet).all()
+    assert (run("other", 1)[1] != sheet).any()  # flips
+
+
+def test_optional_fields_get_panels(tool, tiny_recipe, tmp_path):
+    fields = '+dataloader.train.mapper.extra_fields=["gt_has_mask","gt_occluders"]'
+    code, output, _ = tool("--config-file", tiny_recipe, "--output", tmp_path / "a", "--side", 96, "--count", 1, fields)
+    assert code == 0
+    assert "with an occluder in the box: " in output
+    assert cv2.imread(str(tmp_path / "a" / "train_00.png")).shape[1] == 2 * (96 + 4) + 4
+    assert "3 images" in output  # --statistics counts more than --count draws
+
+
+def test_test_split_shows_the_truth_in_the_order_of_the_channels(tool, tiny_recipe, tmp_path):
+    arguments = ["--config-file", tiny_recipe, "--split", "test", "--side", 96]
+    pictures = []
+    for name, overrides in (("bgr", []), ("rgb", ['model.input_format="RGB"'])):
+        code, output, _ = tool(*arguments, "--output", tmp_path / name, *overrides)
+        assert code == 0
+        assert "4 images" in output
+        assert "1 images without any (25 %)" in output
+        pictures.append(cv2.imread(str(tmp_path / name / "test_00.png")))
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--count", "0"], "at least 1"),
+        (["dataloader.train.dataset.name=x"], "nearest: dataloader.train.dataset.names"),
+        (["~dataloader.train.mapper"], "dataloader.train has no mapper"),
+        (['dataloader.train.dataset.names="coco_mini_train"'], "data set 'coco_mini_train' is not there"),
+    ],
+)
+def test_mistakes_are_one_sentence(tool, tiny_recipe, tmp_path, monkeypatch, arguments, words):
+    from instseg_d2.data import register_builtin
+
+    register_builtin(tmp_path)
+    try:
+        code, _, errors = tool("--config-file", tiny_recipe, "--output", tmp_path / "a", *arguments)
+    finally:
+        register_builtin()
+    assert code == 2
+    assert words in errors
+    assert "Traceback" not in errors
+
+
+def test_image_that_cannot_be_read_is_named(tool, tiny_recipe, tmp_path):
+    (tmp_path / "data" / "images" / "2.png").unlink()
+    code, _, errors = tool("--config-file", tiny_recipe, "--output", tmp_path / "a")
+    assert code == 2
+    assert "2.png (id 2)" in errors
