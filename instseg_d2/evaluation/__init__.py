@@ -1,6 +1,9 @@
-"""Evaluators beyond plain COCO: category and instance subsets, occlusion bins, masks with the boxes given."""
+"""Evaluators beyond plain COCO: category and instance subsets, occlusion bins, amodal masks, masks with the boxes given,
+further data sets."""
 
+from .amodal import AmodalEvaluator
 from .coco_subsets import SubsetCOCOEvaluator
 from .given_boxes import GivenBoxesEvaluation
 from .instance_subsets import OCCLUSION_BINS, InstanceSubset, area_between, covered_between, overlap_at_least
+from .other_dataset import OtherDatasetEvaluation
 from .truth import GroundTruth, ImageTruth

@@ -13,22 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
-from filelock import FileLock
-
-from ...files import replacing
 from ..errors import DatasetError
 from .amodal import Layout, MaskKind, to_coco
 from .coco import CocoDataset, read_coco_json, register_coco
+from .derived import cache_folder, keep_derived
 from .validation import TOLERABLE
 
 logger = logging.getLogger(__name__)
 
 # Beyond COCO's keys, what an annotation of the COCO form may have, and its record keeps.
-RECORD_KEYS = ("amodal_segmentation", "visible_segmentation", "depth", "covered", "occluders", "name", "is_stuff")
-
-# Where detectron2 keeps the files that it downloads.
-_CACHE_VARIABLE, _CACHE = "FVCORE_CACHE", "~/.torch/iopath_cache"
+RECORD_KEYS = (
+    "amodal_segmentation",
+    "visible_segmentation",
+    "depth",
+    "covered",
+    "occluders",
+    "name",
+    "is_stuff",
+    "instance_id",
+    "bg_object_segmentation",
+)
 
 # Raised whenever the same file gives another COCO form than before.
 _FORM_VERSION = "1"
@@ -42,8 +46,7 @@ class AmodalSource:
         json_file: the annotations; only read.
         layout: of the file.
         masks, classes, tolerate: see `to_coco`.
-        cache_folder: where COCO forms are kept; by default `instseg_d2` in the folder that the environment variable
-            `FVCORE_CACHE` names, or in `~/.torch/iopath_cache`.
+        cache_folder: where COCO forms are kept, see `derived.cache_folder`.
     """
 
     json_file: str
@@ -64,9 +67,8 @@ class AmodalSource:
         """Path of the COCO form; it depends on nothing but the attributes, and is there after `prepare`."""
         settings = (self.layout.name, self.masks, self.classes, sorted(self.tolerate), os.path.abspath(self.json_file))
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
-        folder = self.cache_folder or os.path.join(os.getenv(_CACHE_VARIABLE, _CACHE), "instseg_d2")
         stem = Path(self.json_file).stem
-        return Path(folder).expanduser() / f"amodal_v{_FORM_VERSION}" / f"{stem}_{self.masks}_{digest}.json"
+        return cache_folder(self.cache_folder) / f"amodal_v{_FORM_VERSION}" / f"{stem}_{self.masks}_{digest}.json"
 
     def prepare(self) -> None:
         """Write the COCO form unless that of the present file is there. Processes that ask at once wait for the first.
@@ -74,24 +76,7 @@ class AmodalSource:
         Raises:
             DatasetError: the file is missing or cannot be used, or the cache folder cannot be written.
         """
-        target = self.coco_json
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(target.with_suffix(".lock")):
-                time = _modified(self.json_file)
-                # The form bears the time of its source: a source that is replaced, even by an older file, is seen.
-                if time is not None and target.is_file() and target.stat().st_mtime_ns == time:
-                    return
-                converted = self._converted()
-                with replacing(target) as partial:
-                    partial.write_text(converted)
-                    if time is not None:
-                        os.utime(partial, ns=(time, time))
-        except OSError as error:
-            raise DatasetError(
-                f"cannot keep the COCO form of {self.json_file} in {target.parent}: {error}; give another "
-                f"cache_folder, or set the environment variable {_CACHE_VARIABLE}, to a folder with write access"
-            ) from error
+        keep_derived(self.json_file, self.coco_json, self._converted)
 
     def _converted(self) -> str:
         content = read_coco_json(self.json_file)
@@ -103,14 +88,6 @@ class AmodalSource:
         if problems:
             logger.info("%s:\n%s", self.json_file, "\n".join(f"  {problem}" for problem in problems))
         return json.dumps(result)
-
-
-def _modified(json_file: str) -> int | None:
-    """When a file was last written, in nanoseconds; None when it is gone."""
-    try:
-        return os.stat(PathManager.get_local_path(json_file)).st_mtime_ns
-    except OSError:
-        return None
 
 
 def register_amodal(

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..synthetic.occshapes import AMODAL_FILE, ANNOTATION_FILE, GENERATOR_VERSION, IMAGE_FOLDER, write_occshapes
 from ..synthetic.outlines import CATEGORIES
+from .coco_occ import occluded_splits
 from .cocoa import COCOA, COCOA_CLASSES
 from .kins import KINS, KINS_CLASSES
 from .splits import ROOT_VARIABLE, AmodalOnDisk, Generated, OnDisk, Records, Split
@@ -130,6 +131,7 @@ _SPLITS: dict[str, Split] = {
     **_on_disk_splits("train"),
     **_on_disk_splits("val"),
 }
+_SPLITS.update(occluded_splits(_SPLITS["occshapes_val"], _SPLITS["occshapes_amodal_val"]))
 
 BUILTIN_DATASETS = tuple(_SPLITS)
 

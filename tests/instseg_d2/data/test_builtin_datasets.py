@@ -38,8 +38,9 @@ def test_names_and_metadata_without_any_file(root):
     for name in BUILTIN_DATASETS:
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "coco"
-        # Amodal sets of other layouts are evaluated with their COCO form, which is kept apart from the data.
-        assert metadata.get("amodal_json_file", metadata.json_file).startswith(str(root))
+        # Derived files, such as the COCO form of amodal sets, are kept apart from the data.
+        source = metadata.get("amodal_json_file") or metadata.get("full_json_file") or metadata.json_file
+        assert source.startswith(str(root))
         assert metadata.image_root.startswith(str(root))
         assert metadata.thing_classes
 

@@ -273,7 +273,7 @@ def test_data_folder_is_only_read_and_the_form_is_made_once(kins, write, name, c
 def test_unwritable_cache_says_what_to_set(kins, write, name, cache):
     path, root = write(kins)
     cache.write_text("a file in the way")
-    with pytest.raises(DatasetError, match="cannot keep the COCO form of .*cache_folder, or set .*FVCORE_CACHE"):
+    with pytest.raises(DatasetError, match="cannot keep what is made from .*FVCORE_CACHE, or cache_folder"):
         register_kins(name, path, root)
 
 
