@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from instseg_d2.layers.mask_losses import mask_bce, pick_channel
 
 from .base import MaskHead, attach
-from .targets import crop_targets, supervised
 
 _RESULTS = ("binary", "probability")
 _TARGETS = ("background", "mask")
@@ -157,28 +156,29 @@ class ATMaskHead(MaskHead):
         thresholds = self.threshold_predictor(F.relu(self.threshold_deconv(threshold)))
         return features, {"masks": self.predictor(features), "thresholds": thresholds}
 
-    def losses(self, logits: dict[str, torch.Tensor], instances: list[Instances]) -> dict[str, torch.Tensor]:
+    @property
+    def loss_names(self) -> list[str]:
+        return ["loss_mask", "loss_threshold", "loss_binary"]
+
+    def map_losses(
+        self, maps: dict[str, torch.Tensor], targets: torch.Tensor, instances: list[Instances]
+    ) -> dict[str, torch.Tensor]:
         """Compute `loss_mask`, `loss_threshold` and `loss_binary`, each a binary cross entropy averaged over pixels.
 
         The paper prints sums over pixels; sums would ask for a learning rate that is 784 times smaller.
 
         Args:
-            logits: from `layers`.
-            instances: with `gt_masks` and `gt_classes`.
+            maps: see `MaskHead.map_losses`.
+            targets: see there.
+            instances: see there.
         """
-        result = super().losses(logits, instances)
-        rows, chosen = supervised(instances)
-        if not chosen:
-            zero = logits["thresholds"][rows].float().sum()
-            return result | {"loss_threshold": zero, "loss_binary": zero}
-        classes = torch.cat([x.gt_classes for x in chosen])
-        masks, thresholds = (pick_channel(logits[name][rows], classes).float() for name in ("masks", "thresholds"))
-        targets = crop_targets(chosen, masks.shape[-1])
+        losses = super().map_losses(maps, targets, instances)
+        masks, thresholds = maps["masks"].float(), maps["thresholds"].float()
         threshold_targets = 1 - targets if self.threshold_target == "background" else targets
         binary = binarization_logits(masks.sigmoid(), thresholds.sigmoid(), self.steepness)
-        result["loss_threshold"] = self.threshold_weight * mask_bce(thresholds, threshold_targets)
-        result["loss_binary"] = self.binary_weight * mask_bce(binary, targets)
-        return result
+        losses["loss_threshold"] = self.threshold_weight * mask_bce(thresholds, threshold_targets)
+        losses["loss_binary"] = self.binary_weight * mask_bce(binary, targets)
+        return losses
 
     def inference(self, logits: dict[str, torch.Tensor], instances: list[Instances]) -> list[Instances]:
         """Attach `pred_masks`, B or P of the predicted class; B >= 1/2 wherever P >= T, for every k."""

@@ -11,13 +11,13 @@ from instseg_d2.layers.mask_losses import mask_bce, mask_error_rates, pick_chann
 
 from .targets import crop_targets, supervised
 
-# (R, C, M, M), or several such maps (and whatever else the losses need) by name, of which "masks" are the masks.
+# (R, C, M, M), or several such maps by name, of which "masks" are the masks.
 Logits = torch.Tensor | dict[str, torch.Tensor]
 
 
-def mask_logits(logits: Logits) -> torch.Tensor:
-    """The (R, C, M, M) mask logits among what `MaskHead.layers` returns."""
-    return logits["masks"] if isinstance(logits, dict) else logits
+def by_name(logits: Logits) -> dict[str, torch.Tensor]:
+    """What `MaskHead.layers` returns, as a dict."""
+    return logits if isinstance(logits, dict) else {"masks": logits}
 
 
 def attach(instances: Sequence[Instances], field: str, values: torch.Tensor) -> None:
@@ -29,8 +29,8 @@ def attach(instances: Sequence[Instances], field: str, values: torch.Tensor) -> 
 class MaskHead(nn.Module):
     """Predicts masks of regions: `layers`, then `losses` in training or `inference`.
 
-    A head defines `layers`. As they stand here, `losses` and `inference` are those of Mask R-CNN; a head that predicts
-    more extends them, and takes its maps out of the dict that its `layers` return.
+    A head defines `layers`. As they stand here, losses and inference are those of Mask R-CNN; a head that predicts more
+    maps returns a dict of them from `layers`, names its losses in `loss_names`, and extends `map_losses` and `inference`.
 
     R counts the regions of all images: in training foreground proposals with `proposal_boxes` and the `gt_*` fields of
     the object that each is matched with, in inference detections with `pred_boxes` and `pred_classes`. R may be 0.
@@ -42,6 +42,11 @@ class MaskHead(nn.Module):
     def __init__(self, *, loss_weight: float = 1.0):
         super().__init__()
         self.loss_weight = loss_weight
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Keys of the losses, the same in every iteration and on every rank."""
+        return ["loss_mask"]
 
     def forward(
         self, x: torch.Tensor | dict[str, torch.Tensor], instances: list[Instances]
@@ -80,25 +85,37 @@ class MaskHead(nn.Module):
         return [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
 
     def losses(self, logits: Logits, instances: list[Instances]) -> dict[str, torch.Tensor]:
-        """Compute `loss_mask`: binary cross entropy of the mask of the true class.
-
-        Only regions that `gt_has_mask` allows count, in the sum and in the number that it is divided by. Logs
-        `mask_rcnn/accuracy`, `mask_rcnn/false_positive` and `mask_rcnn/false_negative`, under detectron2's names.
+        """Compute the losses of the regions that `gt_has_mask` allows; zeros that keep the graph if there is none.
 
         Args:
             logits: from `layers`.
-            instances: with `gt_masks` and `gt_classes`.
+            instances: with `gt_masks`, `gt_classes`, and what else `map_losses` needs.
         """
         rows, chosen = supervised(instances)
-        maps = mask_logits(logits)[rows]
+        maps = {name: values[rows] for name, values in by_name(logits).items()}
         if not chosen:
-            return {"loss_mask": maps.float().sum()}
-        own = pick_channel(maps, torch.cat([x.gt_classes for x in chosen]))
-        targets = crop_targets(chosen, own.shape[-1])
+            zero = torch.stack([values.float().sum() for values in maps.values()]).sum()
+            return dict.fromkeys(self.loss_names, zero)
+        classes = torch.cat([x.gt_classes for x in chosen])
+        own = {name: pick_channel(values, classes) for name, values in maps.items()}
+        return self.map_losses(own, crop_targets(chosen, own["masks"].shape[-1]), chosen)
+
+    def map_losses(
+        self, maps: dict[str, torch.Tensor], targets: torch.Tensor, instances: list[Instances]
+    ) -> dict[str, torch.Tensor]:
+        """Compute `loss_mask`, the binary cross entropy of the mask of the true class.
+
+        Logs `mask_rcnn/accuracy`, `mask_rcnn/false_positive` and `mask_rcnn/false_negative`, under detectron2's names.
+
+        Args:
+            maps: logits of the true classes by name, (K, M, M) each; K > 0 regions whose mask may be seen.
+            targets: (K, M, M) float32, 0 or 1, from `gt_masks`.
+            instances: these regions, per image that has any.
+        """
         storage = get_event_storage()
-        for name, rate in mask_error_rates(own, targets).items():
+        for name, rate in mask_error_rates(maps["masks"], targets).items():
             storage.put_scalar(f"mask_rcnn/{name}", rate)
-        return {"loss_mask": self.loss_weight * mask_bce(own, targets)}
+        return {"loss_mask": self.loss_weight * mask_bce(maps["masks"], targets)}
 
     def inference(self, logits: Logits, instances: list[Instances]) -> list[Instances]:
         """Attach `pred_masks`, the mask of the predicted class.
@@ -107,6 +124,6 @@ class MaskHead(nn.Module):
             logits: from `layers`.
             instances: with `pred_classes`.
         """
-        own = pick_channel(mask_logits(logits), torch.cat([x.pred_classes for x in instances]))
+        own = pick_channel(by_name(logits)["masks"], torch.cat([x.pred_classes for x in instances]))
         attach(instances, "pred_masks", own.float().sigmoid()[:, None])
         return instances

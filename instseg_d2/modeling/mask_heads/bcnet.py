@@ -14,7 +14,7 @@ from instseg_d2.layers.graph_convolution import GraphConvolution
 from instseg_d2.layers.mask_losses import mask_bce, pick_channel
 
 from .base import MaskHead, attach
-from .targets import crop_targets, supervised
+from .targets import crop_targets
 
 # Settings of `BCNetHead` by source: `mask_head.update(PAPER)` in a config.
 PAPER = {
@@ -35,6 +35,13 @@ _LAYER_OF = {
     "contours": "occludee",
     "occluder_masks": "occluder",
     "occluder_contours": "occluder",
+}
+# Output -> its loss.
+_LOSS_OF = {
+    "masks": "loss_mask",
+    "contours": "loss_contour",
+    "occluder_masks": "loss_occluder",
+    "occluder_contours": "loss_occluder_contour",
 }
 
 
@@ -211,41 +218,38 @@ class BCNetHead(MaskHead):
         logits = {name: self.predictors[name](upsampled[_LAYER_OF[name], self.deconv_of[name]]) for name in names}
         return upsampled["occludee", self.deconv_of["masks"]], logits
 
-    def losses(self, logits: dict[str, torch.Tensor], instances: list[Instances]) -> dict[str, torch.Tensor]:
+    @property
+    def loss_names(self) -> list[str]:
+        return [_LOSS_OF[name] for name in self.weights]
+
+    def map_losses(
+        self, maps: dict[str, torch.Tensor], targets: torch.Tensor, instances: list[Instances]
+    ) -> dict[str, torch.Tensor]:
         """Compute `loss_mask` and, as far as their weights are not 0, the losses of contour, occluder and its contour.
 
         The targets of the contours are drawn from the cropped masks by `mask_contours`.
 
         Args:
-            logits: from `layers`.
-            instances: with `gt_masks`, `gt_classes` and `gt_occluders`.
+            maps: see `MaskHead.map_losses`.
+            targets: see there.
+            instances: also with `gt_occluders`, unless the occluder layer is left out.
         """
-        result = super().losses(logits, instances)
-        rows, chosen = supervised(instances)
-        if not chosen:
-            names = {"contours": "contour", "occluder_masks": "occluder", "occluder_contours": "occluder_contour"}
-            return result | {f"loss_{names[n]}": logits[n][rows].float().sum() for n in names if n in self.weights}
-        classes = torch.cat([x.gt_classes for x in chosen])
-        own = {name: pick_channel(maps[rows], classes) for name, maps in logits.items()}
-        size = own["masks"].shape[-1]
-        if "contours" in own:
-            targets = mask_contours(crop_targets(chosen, size))
-            result["loss_contour"] = self.weights["contours"] * mask_bce(own["contours"], targets)
-        if "occluder_masks" in own or "occluder_contours" in own:
-            result |= self._occluder_losses(own, crop_targets(chosen, size, "gt_occluders"))
-        return result
+        losses = super().map_losses(maps, targets, instances)
+        if "contours" in maps:
+            losses["loss_contour"] = self.weights["contours"] * mask_bce(maps["contours"], mask_contours(targets))
+        if "occluder_masks" in maps or "occluder_contours" in maps:
+            losses |= self._occluder_losses(maps, crop_targets(instances, targets.shape[-1], "gt_occluders"))
+        return losses
 
-    def _occluder_losses(self, own: dict[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _occluder_losses(self, maps: dict[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
         weights = occluder_weights(targets.flatten(1).any(dim=1), self.occluder_sampling)
         losses = {}
-        if "occluder_masks" in own:
-            losses["loss_occluder"] = self.weights["occluder_masks"] * _weighted_bce(
-                own["occluder_masks"], targets, weights
-            )
-        if "occluder_contours" in own:
-            losses["loss_occluder_contour"] = self.weights["occluder_contours"] * _weighted_bce(
-                own["occluder_contours"], mask_contours(targets), weights
-            )
+        if "occluder_masks" in maps:
+            loss = _weighted_bce(maps["occluder_masks"], targets, weights)
+            losses["loss_occluder"] = self.weights["occluder_masks"] * loss
+        if "occluder_contours" in maps:
+            loss = _weighted_bce(maps["occluder_contours"], mask_contours(targets), weights)
+            losses["loss_occluder_contour"] = self.weights["occluder_contours"] * loss
         return losses
 
     def inference(self, logits: dict[str, torch.Tensor], instances: Sequence[Instances]) -> list[Instances]:

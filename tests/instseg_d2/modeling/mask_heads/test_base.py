@@ -30,11 +30,15 @@ class OccluderHead(OneWeightHead):
         features, masks = super().layers(x, instances)
         return features, {"masks": masks, "occluder_masks": -masks}
 
-    def losses(self, logits, instances):
-        targets = crop_targets(instances, 4, "gt_occluders")
+    @property
+    def loss_names(self):
+        return ["loss_mask", "loss_occluder"]
+
+    def map_losses(self, maps, targets, instances):
+        occluders = crop_targets(instances, 4, "gt_occluders")
         return {
-            **super().losses(logits, instances),
-            "loss_occluder": mask_bce(logits["occluder_masks"][:, 0], targets),
+            **super().map_losses(maps, targets, instances),
+            "loss_occluder": mask_bce(maps["occluder_masks"], occluders),
         }
 
     def inference(self, logits, instances):
