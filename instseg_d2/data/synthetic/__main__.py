@@ -21,8 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The arguments of `images`, which is also what runs when no command is named."""
     parser = argparse.ArgumentParser(
         prog=f"{_PROGRAM} [images]",
-        description="Generate OccShapes: images of overlapping objects of ten categories, with exact visible masks. "
-        f"Writes DIR/{ANNOTATION_FILE} (COCO) and DIR/{IMAGE_FOLDER}/*.png.",
+        description="Generate OccShapes: images of overlapping objects of ten categories, with exact visible and "
+        f"amodal masks. Writes DIR/annotations*.json (COCO, KINS and COCOA layouts) and DIR/{IMAGE_FOLDER}/*.png.",
         epilog=f"Videos: {_PROGRAM} video --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
