@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..errors import DatasetError
-from .occshapes import ANNOTATION_FILE, CONTACT_SHEET_FILE, IMAGE_FOLDER, write_occshapes
+from .occshapes import CONTACT_SHEET_FILE, IMAGE_FOLDER, write_occshapes
 from .video_set import FILM_STRIP_FILE, VIDEO_LAYOUTS, write_occvideo
 
 _PROGRAM = "python -m instseg_d2.data.synthetic"

@@ -30,7 +30,7 @@ class MaskHead(nn.Module):
     """Predicts masks of regions: `layers`, then `losses` in training or `inference`.
 
     A head defines `layers`. As they stand here, losses and inference are those of Mask R-CNN; a head that predicts more
-    maps returns a dict of them from `layers`, names its losses in `loss_names`, and extends `map_losses` and `inference`.
+    maps returns them by name from `layers`, lists its losses in `loss_names`, and extends `map_losses` and `inference`.
 
     R counts the regions of all images: in training foreground proposals with `proposal_boxes` and the `gt_*` fields of
     the object that each is matched with, in inference detections with `pred_boxes` and `pred_classes`. R may be 0.
