@@ -1,6 +1,7 @@
-"""BCNet on FCOS R50-FPN as released: an upsampling per output, BatchNorm, and masks trained on true boxes alone.
+"""BCNet on FCOS R50-FPN with the settings of the authors' code, 90k x 16 at 600 px.
 
-Takes the authors' checkpoints: `tools/convert_weights.py --from bcnet`.
+An upsampling per output, BatchNorm in the graph convolutions, and masks trained on true boxes alone. Weights of that
+code load after `tools/convert_weights.py --from bcnet`; the authors publish none of this depth.
 """
 
 from instseg_d2.modeling.mask_heads.bcnet import RELEASED as _RELEASED
