@@ -1,15 +1,20 @@
-"""Weights of the authors' BCNet release (FCOS with ResNet-50, -101, ResNeXt-101) under this package's names."""
+"""Weights of the authors' BCNet release (FCOS with ResNet-50, -101, ResNeXt-101) under this package's names.
 
+Both sides predict the same from them: boxes in strides times a scale per level, cut at 0; centerness from the tower of
+the boxes; classes in COCO's order from 0; P6 from P5; BGR pixels.
+"""
+
+import re
 from collections.abc import Mapping
 
 import torch
 
 from .checkpointer import CheckpointMismatchError
+from .conversion import rename
 
-# Of the mask head. The release calls the first layer "boundary" and marks the occluder by "bo".
+# The release calls the first layer "boundary" and marks the occluder by "bo".
+_TOWERS = {"boundary": "occluder", "mask": "occludee"}
 _MASK_HEAD = {
-    "boundary_fcn": "occluder.conv",
-    "mask_fcn": "occludee.conv",
     "deconv": "deconvs.masks",
     "boundary_deconv": "deconvs.contours",
     "bo_deconv": "deconvs.occluder_masks",
@@ -27,20 +32,38 @@ _MASK_HEAD = {
     },
 }
 _DETECTOR = {
-    "head.cls_tower": "head.cls_subnet",
-    "head.bbox_tower": "head.bbox_subnet",
-    "head.cls_logits": "head.cls_score",
-    "head.bbox_pred": "head.bbox_pred",
-    "head.centerness": "head.ctrness",
+    "cls_tower": "cls_subnet",
+    "bbox_tower": "bbox_subnet",
+    "cls_logits": "cls_score",
+    "bbox_pred": "bbox_pred",
+    "centerness": "ctrness",
 }
+_SCALE = re.compile(r"head\.scales\.(\d+)\.scale")
 
 
-def _rename(module: str, names: Mapping[str, str]) -> str | None:
-    """The new name of a module, whose own name is listed, or is a listed one with a number behind it."""
-    if module in names:
-        return names[module]
-    stem = module.rstrip("0123456789")
-    return names[stem] + module[len(stem) :] if stem in names else None
+def _mask_head_name(name: str) -> str | None:
+    module, _, parameter = name.rpartition(".")
+    if found := re.fullmatch(r"(boundary|mask)_fcn(\d+)", module):
+        return f"{_TOWERS[found[1]]}.conv{found[2]}.{parameter}"
+    return f"{_MASK_HEAD[module]}.{parameter}" if module in _MASK_HEAD else None
+
+
+def _model_name(name: str) -> str | None:
+    part, _, rest = name.partition(".")
+    if part == "mask_head":
+        renamed = _mask_head_name(rest)
+        return renamed and f"mask_head.{renamed}"
+    if part == "backbone":
+        return f"detector.{name}"
+    module, _, parameter = rest.partition(".")
+    return f"detector.head.{_DETECTOR[module]}.{parameter}" if part == "head" and module in _DETECTOR else None
+
+
+def _level_scales(scales: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    if sorted(scales) != list(range(len(scales))) or any(value.numel() != 1 for value in scales.values()):
+        shapes = ", ".join(f"{level}: {tuple(scales[level].shape)}" for level in sorted(scales))
+        raise CheckpointMismatchError(f"head.scales ({shapes}): there must be one number for each level, from 0")
+    return torch.cat([scales[level].reshape(1) for level in range(len(scales))])
 
 
 def convert_mask_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -50,16 +73,9 @@ def convert_mask_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         state: tensors by name, without the prefix `mask_head.`.
 
     Raises:
-        CheckpointMismatchError: a name is not of that head.
+        CheckpointMismatchError: names that are not of that head.
     """
-    result = {}
-    for name, value in state.items():
-        module, _, parameter = name.rpartition(".")
-        renamed = _rename(module, _MASK_HEAD)
-        if renamed is None:
-            raise CheckpointMismatchError(f"'{name}' is no part of the mask head of the BCNet release")
-        result[f"{renamed}.{parameter}"] = value
-    return result
+    return rename(state, _mask_head_name, "the mask head of the BCNet release")
 
 
 def convert_bcnet(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -69,23 +85,11 @@ def convert_bcnet(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         state: tensors by name, as in the release's `model` dict.
 
     Raises:
-        CheckpointMismatchError: a name is not of that model.
+        CheckpointMismatchError: names that are not of that model, or scales of levels that are not one for each.
     """
-    head = {name.removeprefix("mask_head."): value for name, value in state.items() if name.startswith("mask_head.")}
-    result = {f"mask_head.{name}": value for name, value in convert_mask_head(head).items()}
-    scales = {}
-    for name, value in state.items():
-        if name.startswith("mask_head."):
-            continue
-        if name.startswith("backbone."):
-            result[f"detector.{name}"] = value
-        elif name.startswith("head.scales."):
-            scales[int(name.split(".")[2])] = value.reshape(())
-        else:
-            old = next((old for old in _DETECTOR if name.startswith(f"{old}.")), None)
-            if old is None:
-                raise CheckpointMismatchError(f"'{name}' is no part of a BCNet model on FCOS")
-            result[f"detector.{_DETECTOR[old]}{name[len(old) :]}"] = value
+    scales = {int(found[1]): value for name, value in state.items() if (found := _SCALE.fullmatch(name))}
+    others = {name: value for name, value in state.items() if not _SCALE.fullmatch(name)}
+    result = rename(others, _model_name, "a BCNet model on FCOS")
     if scales:
-        result["detector.head.level_scales"] = torch.stack([scales[level] for level in sorted(scales)])
+        result["detector.head.level_scales"] = _level_scales(scales)
     return result

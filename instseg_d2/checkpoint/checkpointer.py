@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,25 @@ class CheckpointError(RuntimeError):
 
 class CheckpointMismatchError(CheckpointError):
     """A checkpoint does not hold the parameters of the model that it is loaded into."""
+
+
+def replace_checkpoint(target: Path, write: Callable[[Path], Any], advice: str) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        target: the file.
+        write: writes to the path that it is given.
+        advice: what the user may do when that fails.
+
+    Raises:
+        OSError: it cannot be written; an older file stays as it is.
+    """
+    try:
+        with replacing(target) as partial:
+            write(partial)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0
+        raise OSError(f"cannot write {target} ({error}); {free:.0f} MiB are free there. {advice}") from error
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -57,16 +77,9 @@ class Checkpointer(DetectionCheckpointer):
         self._replace(Path(self.save_dir) / "last_checkpoint", lambda path: path.write_text(last_filename_basename))
 
     @staticmethod
-    def _replace(target: Path, write: Any) -> None:
-        try:
-            with replacing(target) as partial:
-                write(partial)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-            free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0
-            raise OSError(
-                f"cannot write {target} ({error}); {free:.0f} MiB are free there. Earlier checkpoints are untouched; "
-                "make room or set train.output_dir, then continue with --resume."
-            ) from error
+    def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+        advice = "Earlier checkpoints are untouched; make room or set train.output_dir, then continue with --resume."
+        replace_checkpoint(target, write, advice)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file into the model and the checkpointables, as `DetectionCheckpointer.load`.
