@@ -53,13 +53,15 @@ class SampleStatistics:
         if not len(counts):
             return ["no images"]
         heights, widths = zip(*self._sizes, strict=True)
+        lost = self._recorded - self._crowds - int(counts.sum())
         lines = [
             f"{len(counts)} images after augmentation: height {min(heights)} to {max(heights)}, "
             f"width {min(widths)} to {max(widths)} px",
             f"{counts.sum()} instances: mean {counts.mean():.1f} an image, median {np.median(counts):g}, most "
             f"{counts.max()}; {int((counts == 0).sum())} images without any ({100 * (counts == 0).mean():.0f} %)",
             f"{self._recorded} annotations in the records: {self._crowds} crowd regions, "
-            f"{self._recorded - self._crowds - int(counts.sum())} left out by the mapper, or emptied by augmentation",
+            f"{max(lost, 0)} left out by the mapper, or emptied by augmentation"
+            + (f"; {-lost} more than these, pasted by the mapper" if lost < 0 else ""),
         ]
         if counts.sum():
             lines += self._of_instances()
