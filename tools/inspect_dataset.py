@@ -20,6 +20,7 @@ from instseg_d2.engine.overrides import SettingError, apply_overrides
 from instseg_d2.files import write_whole
 from instseg_d2.model_zoo import get_config
 from instseg_d2.visualization.samples import draw_sample, sheets
+from instseg_d2.visualization.strips import draw_strips
 
 _EPILOG = """\
 The recipe's data set goes through the recipe's mapper, so the pictures show resizing, crops and flips, and the ground
@@ -74,9 +75,13 @@ def samples(cfg: DictConfig, split: str, count: int, seed: int) -> Iterator[tupl
             yield mapped, records[index].get("annotations", [])
 
 
-def _picture(sample: dict, is_rgb: bool, names: list[str] | None, side: int) -> np.ndarray:
+def _image(sample: dict, is_rgb: bool) -> np.ndarray:
+    """The mapped image, BGR."""
     image = sample["image"].numpy().transpose(1, 2, 0)
-    image = np.ascontiguousarray(image[:, :, ::-1] if is_rgb else image)
+    return np.ascontiguousarray(image[:, :, ::-1] if is_rgb else image)
+
+
+def _picture(sample: dict, image: np.ndarray, names: list[str] | None, side: int) -> np.ndarray:
     # Names may be long, and differ most at their end.
     name = Path(sample["file_name"]).name[-side // 16 :]
     caption = f"{name}: {len(sample['instances'])}, {image.shape[1]}x{image.shape[0]}"
@@ -88,14 +93,20 @@ def run(args: argparse.Namespace) -> None:
     cfg = apply_overrides(get_config(args.config_file), args.opts)
     is_rgb = OmegaConf.select(cfg, f"dataloader.{args.split}.mapper.image_format") == "RGB"
     names = class_names(cfg, args.split)
-    statistics, pictures = SampleStatistics(names), []
+    statistics, pictures, strips = SampleStatistics(names), [], []
     for sample, annotations in samples(cfg, args.split, max(args.count, args.statistics), args.seed):
         if "instances" not in sample:
             raise SettingError(f"dataloader.{args.split} gives no ground truth: its records have no annotations")
         statistics.add(sample["instances"], annotations)
         if len(pictures) < args.count:
-            pictures.append(_picture(sample, is_rgb, names, args.side))
+            image = _image(sample, is_rgb)
+            pictures.append(_picture(sample, image, names, args.side))
+            if args.strips:
+                strips.append(draw_strips(image, sample["instances"], names, rows=args.strips))
     args.output.mkdir(parents=True, exist_ok=True)
+    for number, strip in enumerate(strips):
+        path = args.output / f"{args.split}_{number:02d}_strips.png"
+        write_whole(path, cv2.imencode(".png", strip)[1].tobytes())
     for number, sheet in enumerate(sheets(pictures)):
         path = args.output / f"{args.split}_{number:02d}.png"
         write_whole(path, cv2.imencode(".png", sheet)[1].tobytes())
@@ -118,6 +129,13 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument("--statistics", type=int, default=200, help="images to count (default 200, at least --count)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of the augmentations (default 0)")
     parser.add_argument("--side", type=int, default=320, help="longer side of a picture, pixels (default 320)")
+    parser.add_argument(
+        "--strips",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="also write, for each image, the targets of its ROWS largest instances at the size that a loss sees",
+    )
     parser.add_argument("--output", type=Path, default=Path("output/inspect"), help="folder (default output/inspect)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of config keys, as of train_net.py")
     return parser

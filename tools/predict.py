@@ -12,23 +12,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from instseg_d2.data.media import MediaError, find_media, is_video, load_image, read_frames, video_info
 from instseg_d2.engine import Predictor
+from instseg_d2.engine.auxiliary_maps import keep_auxiliary_maps
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.files import write_whole
 from instseg_d2.visualization import draw_instances
+from instseg_d2.visualization.strips import draw_strips
 
 _EPILOG = """\
 examples:
   python tools/predict.py --config-file NAME --weights model_final.pth --input photo.jpg --output out
   python tools/predict.py --config-file NAME --weights model_final.pth --input folder 'more/*.png' clip.mp4 --output out
+  python tools/predict.py --config-file NAME --weights model_final.pth --input folder --output out --strips
 
 The output folder gets an overlay for every image (a video for every video) and predictions.json: a COCO data set of
 the predictions, with a score in each annotation. A file that cannot be read is named, skipped, and makes the exit
 code 1; Ctrl-C keeps what is done.
+
+--strips also writes <image>_strips.png: for each instance everything that the mask head predicts, such as occluder and
+contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it. Videos have none.
 """
 
 
@@ -94,21 +101,21 @@ class Job:
             self.failures.append(str(error))
             tqdm.write(str(error), file=sys.stderr)
 
-    def predict(self, names: list[str], images: list[np.ndarray]) -> list[np.ndarray]:
-        """Record the predictions of some images and return their overlays (the images where none are wanted)."""
-        overlays = []
+    def predict(self, names: list[str], images: list[np.ndarray]) -> list[Instances]:
+        """Predict some images; what is sure enough is recorded and returned."""
+        predictions = []
         for name, image, found in zip(names, images, self.predictor.predict_batch(images), strict=True):
             instances = found["instances"]
             kept = instances[instances.scores >= self.args.score_threshold]
             self.writer.add(name, image.shape[:2], kept)
-            overlays.append(
-                image
-                if self.args.no_overlays
-                else draw_instances(image, kept, self.names, score_threshold=self.args.score_threshold)
-            )
-        return overlays
+            predictions.append(kept)
+        return predictions
 
-    def overlay_path(self, source: Path, suffix: str) -> Path:
+    def overlay(self, image: np.ndarray, instances: Instances) -> np.ndarray:
+        """The image with its predictions."""
+        return draw_instances(image, instances, self.names, score_threshold=self.args.score_threshold)
+
+    def path_of(self, source: Path, suffix: str) -> Path:
         """A file in the output folder, named after the source; equal names of several folders get a number."""
         path = self.output / f"{source.stem}{suffix}"
         number = 1
@@ -126,10 +133,13 @@ class Job:
                 loaded[path] = load_image(path)
         if not loaded:
             return
-        overlays = self.predict([str(path) for path in loaded], list(loaded.values()))
-        for path, overlay in zip(loaded, overlays, strict=True):
+        predictions = self.predict([str(path) for path in loaded], list(loaded.values()))
+        for (path, image), instances in zip(loaded.items(), predictions, strict=True):
             if not self.args.no_overlays:
-                _write_image(self.overlay_path(path, ".jpg"), overlay)
+                _write_image(self.path_of(path, ".jpg"), self.overlay(image, instances))
+            if self.args.strips:
+                strips = draw_strips(image, instances, self.names, rows=self.args.strips)
+                _write_image(self.path_of(path, "_strips.png"), strips)
 
     def video(self, path: Path) -> None:
         """Predict a video frame by frame and write it with its overlays."""
@@ -143,12 +153,12 @@ class Job:
             ):
                 for batch in _batches(frames, self.args.batch_size):
                     names = [f"{path}/{done + index:06d}" for index in range(len(batch))]
-                    overlays = self.predict(names, batch)
+                    predictions = self.predict(names, batch)
                     if target is None and not self.args.no_overlays:
-                        target = _video_writer(self.overlay_path(path, ".mp4"), info.fps, batch[0].shape)
+                        target = _video_writer(self.path_of(path, ".mp4"), info.fps, batch[0].shape)
                     if target is not None:
-                        for overlay in overlays:
-                            target.write(overlay)
+                        for image, instances in zip(batch, predictions, strict=True):
+                            target.write(self.overlay(image, instances))
                     done += len(batch)
                     bar.update(len(batch))
         finally:
@@ -167,11 +177,23 @@ def _video_writer(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWr
     return writer
 
 
+def _prepare_strips(predictor: Predictor) -> None:
+    """Have the model attach all its maps, and say so when it has no more than soft masks."""
+    if not keep_auxiliary_maps(predictor.model):
+        print(
+            "--strips: no mask head of this model has further maps (keep_aux); strips show the image, the soft mask "
+            "and the mask",
+            file=sys.stderr,
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict all inputs; returns the exit code."""
     paths = find_media(args.input)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     predictor = Predictor.from_config(args.config_file, weights=args.weights, overrides=args.opts, device=args.device)
+    if args.strips:
+        _prepare_strips(predictor)
     job = Job(args, predictor)
     try:
         stills = [path for path in paths if not is_video(path)]
@@ -205,7 +227,16 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument("--score-threshold", type=float, default=0.5, help="keep predictions from it on (default 0.5)")
     parser.add_argument("--batch-size", type=int, default=1, help="images in one pass (default 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
-    parser.add_argument("--no-overlays", action="store_true", help="write predictions.json alone")
+    parser.add_argument("--no-overlays", action="store_true", help="do not draw predictions over images and videos")
+    parser.add_argument(
+        "--strips",
+        type=int,
+        nargs="?",
+        const=8,
+        default=0,
+        metavar="ROWS",
+        help="write what the mask head predicts of the ROWS best instances of each image (default 8)",
+    )
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of config keys")
     return parser
 
@@ -214,6 +245,8 @@ def main() -> int:
     """Parse and run; a mistake of the user is one sentence."""
     parser = parse()
     args = parser.parse_args()
+    if args.strips < 0:
+        parser.error("--strips draws at least one instance")
     try:
         return run(args)
     except USER_MISTAKES as error:

@@ -2,3 +2,4 @@
 
 from .overlay import draw_instances
 from .sheet import side_by_side, tile
+from .strips import draw_strips

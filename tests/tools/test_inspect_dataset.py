@@ -56,6 +56,17 @@ def test_optional_fields_get_panels(tool, tiny_recipe, tmp_path):
     assert "3 images" in output  # --statistics counts more than --count draws
 
 
+def test_strips_show_the_targets_of_the_largest_instances(tool, tiny_recipe, tmp_path):
+    common = ["--config-file", tiny_recipe, "--count", 1, "--output"]
+    heights = {}
+    for rows in (1, 2):
+        assert tool(*common, tmp_path / str(rows), "--strips", rows)[0] == 0
+        heights[rows] = cv2.imread(str(tmp_path / str(rows) / "train_00_strips.png")).shape[0]
+    assert heights[2] > 1.5 * heights[1]
+    assert tool(*common, tmp_path / "none")[0] == 0
+    assert not list((tmp_path / "none").glob("*_strips.png"))
+
+
 def test_test_split_shows_the_truth_in_the_order_of_the_channels(tool, tiny_recipe, tmp_path):
     arguments = ["--config-file", tiny_recipe, "--split", "test", "--side", 96]
     pictures = []

@@ -1,4 +1,7 @@
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +11,14 @@ from pycocotools.coco import COCO
 
 from instseg_d2.checkpoint import Checkpointer
 from instseg_d2.model_zoo import get_config
+
+ROOT = Path(__file__).resolve().parents[2]
+_BCNET = """
+from instseg_d2.projects.BCNet.configs._bcnet import give_bcnet
+
+give_bcnet(model.roi_heads, dataloader)
+model.roi_heads.mask_head.num_convs = 2
+"""
 
 
 @pytest.fixture
@@ -85,3 +96,50 @@ def test_predictions_survive_a_second_run_that_fails(run_tool, tiny_recipe, weig
     kept.write_text(json.dumps({"mine": 1}))
     assert run_tool("predict.py", *arguments(tiny_recipe, weights, "nowhere")).returncode == 2
     assert json.loads(kept.read_text()) == {"mine": 1}
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys, tmp_path):
+    """`tool(...)` runs the tool in this process, which saves its imports: exit code, output, errors."""
+    spec = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        try:
+            code = module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_strips_of_a_head_with_further_maps(tool, tiny_recipe, tmp_path):
+    tiny_recipe.write_text(tiny_recipe.read_text() + _BCNET)
+    Checkpointer(instantiate(get_config(tiny_recipe).model), str(tmp_path)).write("weights")
+    call = arguments(tiny_recipe, tmp_path / "weights.pth", tmp_path / "data" / "images" / "1.png")
+    code, _, errors = tool(*call, "--strips", 2, "--device", "cpu")
+    assert code == 0
+    assert "--strips" not in errors
+    out = tmp_path / "pred"
+    assert {path.name for path in out.iterdir()} == {"1.jpg", "1_strips.png", "predictions.json"}
+    strips = cv2.imread(str(out / "1_strips.png"))
+    assert strips.shape[1] == 8 + 6 * 168  # image, occluder, its contour, contour, soft mask, mask
+    assert tool(*call, "--strips", 1, "--no-overlays", "--device", "cpu")[0] == 0
+    shorter = cv2.imread(str(out / "1_strips.png"))
+    assert 160 < len(strips) - len(shorter) < 200
+    assert (strips[:200] == shorter[:200]).all()
+
+
+def test_strips_of_a_model_without_further_maps(tool, tiny_recipe, weights, tmp_path):
+    image = tmp_path / "data" / "images" / "1.png"
+    call = arguments(tiny_recipe, weights, image, threshold="0.999")
+    code, _, errors = tool(*call, "--strips", "--device", "cpu")
+    assert code == 0
+    assert "no mask head of this model has further maps" in errors
+    strips = cv2.imread(str(tmp_path / "pred" / "1_strips.png"))
+    assert strips.shape[1] == 8 + 3 * 168  # image, soft mask, mask
+    assert tool(*call, "--strips", -1)[0] == 2
