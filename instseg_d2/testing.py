@@ -1,7 +1,7 @@
 """Small models and data for tests: built in milliseconds, run on the CPU in tens of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
-from torch import nn
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.model_zoo import get_config
 
@@ -60,6 +62,46 @@ def tiny_fcos_mask_config(num_classes: int = 3) -> DictConfig:
     return model
 
 
+def tiny_condinst_config(num_classes: int = 3, *, recipe: str = "condinst") -> DictConfig:
+    """`model` node of a CondInst of fewer than 0.1 million parameters, for images of 64 to 128 px.
+
+    Args:
+        num_classes: of the detector.
+        recipe: "condinst", or "boxinst" for its supervision by boxes.
+    """
+    model = get_config(f"SIM/{recipe}_narrow_fpn_occshapes_quick").model
+    _make_tiny(model.detector.backbone)
+    model.detector.num_classes = num_classes
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.detector.head.update(conv_dims=[16], norm="")
+    model.mask_branch.update(channels=16, num_convs=1)
+    return model
+
+
+def tiny_solov2_config(num_classes: int = 3) -> DictConfig:
+    """`model` node of a SOLOv2 with fewer than 0.1 million parameters, for images of 64 to 128 px."""
+    model = get_config("PEP/solov2_narrow_fpn_occshapes_quick").model
+    _make_tiny(model.backbone)
+    model.num_classes = num_classes
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.head.update(conv_dims=[16], norm="")
+    model.mask_branch.update(conv_dim=16, out_channels=16, norm="")
+    return model
+
+
+def tiny_pep_config(num_classes: int = 3) -> DictConfig:
+    """`model` node of a PEP with fewer than 0.1 million parameters, for images of 64 to 128 px."""
+    model = get_config("PEP/pep_narrow_fpn_occshapes_quick").model
+    _make_tiny(model.backbone)
+    model.num_classes = num_classes
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.head.update(conv_dims=[16], descriptor_channels=16, norm="")
+    model.mask_branch.update(conv_dim=16, norm="")
+    model.excavating.update(window_size=8, conv_dims=[16])
+    model.purifying.embedding_dims = [16, 16]
+    return model
+
+
 def put_mask_head(model: DictConfig, mask_head: DictConfig, *, pooled: bool = True) -> DictConfig:
     """Give a `model` node another mask head, whatever its detector.
 
@@ -94,6 +136,24 @@ def tiny_fcos_mask(num_classes: int = 3, seed: int = 0) -> nn.Module:
     """As `tiny_mask_rcnn`, an FCOS with the head of Mask R-CNN behind it (`DetectThenSegment`)."""
     torch.manual_seed(seed)
     return instantiate(tiny_fcos_mask_config(num_classes))
+
+
+def tiny_condinst(num_classes: int = 3, seed: int = 0, *, recipe: str = "condinst") -> nn.Module:
+    """As `tiny_mask_rcnn`, a CondInst with one of the supervisions of `tiny_condinst_config`."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_condinst_config(num_classes, recipe=recipe))
+
+
+def tiny_solov2(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """As `tiny_mask_rcnn`, a SOLOv2."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_solov2_config(num_classes))
+
+
+def tiny_pep(num_classes: int = 3, seed: int = 0) -> nn.Module:
+    """As `tiny_mask_rcnn`, a PEP."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_pep_config(num_classes))
 
 
 def fake_instances(
@@ -176,3 +236,50 @@ def write_tiny_coco(folder: Path, images: int = 4, height: int = 64, width: int 
     json_file = folder / "instances.json"
     json_file.write_text(json.dumps({"images": records, "annotations": annotations, "categories": categories}))
     return json_file, image_dir
+
+
+def train_on_ranks(
+    build: Callable[[], nn.Module], batches: Sequence[list[dict]], folder: Path, steps: int = 2
+) -> list[tuple[torch.Tensor, dict[str, float]]]:
+    """Train a model in as many processes as there are batches, each on its own batch, with DDP over gloo on the CPU.
+
+    Args:
+        build: makes the model; a function of a module, or a `functools.partial` of one.
+        batches: of each process.
+        folder: for files between the processes.
+        steps: of SGD.
+
+    Returns:
+        Of each process all parameters after the last step, flattened into one vector, and its last losses.
+
+    Raises:
+        TimeoutError: a process hangs.
+    """
+    arguments = (len(batches), build, list(batches), str(folder), steps)
+    context = multiprocessing.spawn(_train_on_rank, arguments, nprocs=len(batches), join=False)
+    try:
+        # A join ends with the first process that does.
+        if not any(context.join(timeout=400) for _ in batches):
+            raise TimeoutError("a process hangs")
+    finally:
+        for process in context.processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(len(batches))]
+
+
+def _train_on_rank(
+    rank: int, count: int, build: Callable[[], nn.Module], batches: list[list[dict]], folder: str, steps: int
+) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
+    model = DistributedDataParallel(build())
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for _ in range(steps):
+        with EventStorage():
+            losses = model(batches[rank])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    torch.save((weights, {name: value.item() for name, value in losses.items()}), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()

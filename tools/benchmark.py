@@ -197,7 +197,7 @@ def models(args: argparse.Namespace) -> None:
         torch.manual_seed(0)
         model = instantiate(cfg.model).to(args.device)
         # All recipes get the same images, with classes that every one of them has.
-        inputs = parts.batch_of(args.size, args.batch, instances=20 if is_training else 0)
+        inputs = parts.batch_of(args.size, args.batch, instances=args.instances if is_training else 0)
         rescaled = parts.make_it_detect(model, inputs)
         run = parts.training(model, cfg, inputs) if is_training else parts.inference(model, inputs)
         output = run()
@@ -209,7 +209,10 @@ def models(args: argparse.Namespace) -> None:
         print(f"{name}: {size:.1f} M parameters, {about}" + ("" if rescaled else " with weights as initialised"))
         steps.append(parts.step(name, model, run, device=args.device, clock=args.clock, is_training=is_training))
     pairs = [(index, 0) for index in range(1, len(steps))] or [(0, 0)]
-    _finish(args, compare(steps, pairs, what=f"{args.mode}, {args.size} px, batch {args.batch}", **_counts(args)))
+    what = f"{args.mode}, {args.size} px, batch {args.batch}"
+    if is_training:
+        what += f", {args.instances} instances"
+    _finish(args, compare(steps, pairs, what=what, **_counts(args)))
 
 
 def _command(commands, function, *, help: str, example: str, rounds: int, repeats: int, warmup: int = 2):
@@ -313,6 +316,12 @@ def parse() -> argparse.ArgumentParser:
     )
     command.add_argument("--config-file", action="append", required=True, help="a recipe; the first is the baseline B")
     command.add_argument("--mode", choices=["train", "inference"], default="inference", help="default inference")
+    command.add_argument(
+        "--instances",
+        type=int,
+        default=20,
+        help="objects an image in training; with 128 a mask head of R-CNN has as many regions (default 20)",
+    )
     command.add_argument("--size", type=int, default=512, help="short edge, pixels (default 512)")
     command.add_argument("--batch", type=int, default=1, help="images (default 1)")
     return parser

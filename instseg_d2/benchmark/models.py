@@ -16,6 +16,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
+from instseg_d2.data import occluder_masks
+
 from .compare import Step
 
 MASK_RCNN = "Baselines/mask_rcnn_r50_fpn_coco_1x"
@@ -39,7 +41,7 @@ def blurry_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def ellipse_instances(height: int, width: int, count: int, num_classes: int, seed: int = 0) -> Instances:
-    """Ground truth of filled ellipses from a tenth to half of the image's height."""
+    """Ground truth of filled ellipses from a tenth to half of the image's height, which overlap."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] + 0.5
     masks = np.zeros((count, height, width), dtype=bool)
@@ -51,6 +53,8 @@ def ellipse_instances(height: int, width: int, count: int, num_classes: int, see
     instances.gt_masks = BitMasks(torch.from_numpy(masks))
     instances.gt_boxes = Boxes(instances.gt_masks.get_bounding_boxes().tensor)
     instances.gt_classes = torch.from_numpy(rng.integers(0, num_classes, count))
+    # What some mask heads ask for; the others leave it alone.
+    instances.gt_occluders = BitMasks(occluder_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor))
     return instances
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from .box_mask_losses import dice_loss
+
 
 def pick_channel(maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """The map of each region's own class.
@@ -33,6 +35,21 @@ def mask_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if logits.numel() == 0:
         return logits.sum()
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits))
+
+
+def dice_losses(logits: torch.Tensor, targets: torch.Tensor, *, epsilon: float) -> torch.Tensor:
+    """Dice loss of masks that are given as logits, see `dice_loss`.
+
+    Args:
+        logits: (K, ...), one mask a row; computed with in float32 or wider.
+        targets: the same shape, in [0, 1], any dtype.
+        epsilon: keeps the quotient finite; 0.002 in SOLOv2's code, 1e-5 in CondInst's.
+
+    Returns:
+        (K,), in [0, 1].
+    """
+    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    return dice_loss(probabilities, targets, eps=epsilon)
 
 
 @torch.no_grad()
