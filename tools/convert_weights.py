@@ -12,6 +12,8 @@ from detectron2.config import instantiate
 from torch import Tensor
 
 from instseg_d2.checkpoint import CheckpointMismatchError
+from instseg_d2.checkpoint.adelaidet_condinst import convert_condinst
+from instseg_d2.checkpoint.adelaidet_solov2 import convert_adelaidet_solov2
 from instseg_d2.checkpoint.bcnet import convert_bcnet
 from instseg_d2.checkpoint.conversion import Differences, compare, write_weights
 from instseg_d2.checkpoint.foreign import read_tensors
@@ -47,6 +49,21 @@ FORMATS = {
             "BCNet/bcnet_released_fcos_r50_fpn_coco_1x",
             "BCNet/bcnet_released_fcos_x101_fpn_coco_2x",
         ),
+    ),
+    "condinst": Format(
+        "CondInst and BoxInst, AdelaiDet: ResNet-50 or ResNet-101",
+        convert_condinst,
+        (
+            "SIM/condinst_r50_fpn_coco_3x",
+            "SIM/boxinst_r50_fpn_coco_3x",
+            "SIM/boxinst_r101_fpn_coco_3x",
+        ),
+        counters=("detector.positives_average", "supervision.iterations"),
+    ),
+    "solov2": Format(
+        "SOLOv2, AdelaiDet: ResNet-50 or ResNet-101",
+        convert_adelaidet_solov2,
+        ("PEP/solov2_r50_fpn_coco_3x", "PEP/solov2_r101_fpn_coco_3x"),
     ),
 }
 

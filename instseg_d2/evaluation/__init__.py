@@ -1,5 +1,4 @@
-"""Evaluators beyond plain COCO: category and instance subsets, occlusion bins, amodal masks, masks with the boxes given,
-further data sets."""
+"""Evaluators beyond plain COCO: categories, instances, occlusion, amodal masks, given boxes, further data sets."""
 
 from .amodal import AmodalEvaluator
 from .coco_subsets import SubsetCOCOEvaluator

@@ -1,0 +1,7 @@
+"""CondInst R50-FPN on COCO 2017, 3x: 270,000 iterations at batch 16."""
+
+from ....configs.common.optim.schedules import coco_3x as lr_multiplier
+from .condinst_r50_fpn_coco_1x import dataloader, model, optimizer, train
+
+train.max_iter = 270000
+train.output_dir = "./output/condinst_r50_fpn_coco_3x"
