@@ -1,5 +1,6 @@
-"""The tools run as their users run them: in a process of their own, from another folder."""
+"""The tools run as their users run them, in a process of their own from another folder, or in this one to save time."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +25,32 @@ def run_tool(tmp_path):
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, env=env
         )
+
+    return run
+
+
+@pytest.fixture
+def module(request, monkeypatch):
+    """The tool that a test file is named after, as a module."""
+    name = request.path.stem.removeprefix("test_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tool(module, monkeypatch, capsys):
+    """`tool(argument, ...)` runs its command line in this process and gives exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        try:
+            code = module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
 
     return run
 

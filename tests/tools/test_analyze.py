@@ -1,5 +1,3 @@
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,24 +8,6 @@ from instseg_d2.checkpoint import Checkpointer
 from instseg_d2.model_zoo import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """`tool(...)` runs the tool in this process, which saves its imports: exit code, output, errors."""
-    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools" / "analyze.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["analyze.py", *map(str, arguments)])
-        try:
-            code = module.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_all_tasks_of_a_mask_rcnn(tool, tiny_recipe):

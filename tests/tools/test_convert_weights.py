@@ -1,6 +1,4 @@
 import hashlib
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,20 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def module(monkeypatch):
-    spec = importlib.util.spec_from_file_location("convert_weights", ROOT / "tools" / "convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "convert_weights", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def tool(module, monkeypatch, capsys, tmp_path, tiny_recipe):
-    """`tool(argument, ...)` runs the command line in this process and gives exit code, output and errors.
-
-    There is one more format: `made_up` puts `net.` before the names of the tiny recipe, and counts `steps`.
-    """
+def tool(tool, module, monkeypatch, tmp_path, tiny_recipe):
+    """With one more format: `made_up` puts `net.` before the names of the tiny recipe, and counts `steps`."""
 
     def convert(state):
         if strange := [name for name in state if not name.startswith("net.")]:
@@ -38,16 +24,7 @@ def tool(module, monkeypatch, capsys, tmp_path, tiny_recipe):
     wider.write_text(tiny_recipe.read_text() + "\nmodel.roi_heads.box_head.fc_dims = [40]\n")
     made_up = module.Format("Made up.", convert, (str(wider), str(tiny_recipe)), counters=("steps",))
     monkeypatch.setitem(module.FORMATS, "made_up", made_up)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
-        try:
-            code = module.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+    return tool
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-import importlib.util
-import sys
 from pathlib import Path
 
 import cv2
@@ -7,24 +5,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """`tool(...)` runs the tool in this process, which saves its imports: exit code, output, errors."""
-    spec = importlib.util.spec_from_file_location("inspect_dataset", ROOT / "tools" / "inspect_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["inspect_dataset.py", *map(str, arguments)])
-        try:
-            code = module.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_training_split_through_its_augmentations(tool, tiny_recipe, tmp_path):

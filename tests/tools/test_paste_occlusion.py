@@ -1,6 +1,4 @@
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,24 +9,6 @@ from instseg_d2.data import register_coco, write_occshapes
 from instseg_d2.testing import write_tiny_coco
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """`tool(argument, ...)` runs the command line in this process and gives exit code, output and errors."""
-    spec = importlib.util.spec_from_file_location("paste_occlusion", ROOT / "tools" / "paste_occlusion.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paste_occlusion.py", *map(str, arguments)])
-        try:
-            code = module.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

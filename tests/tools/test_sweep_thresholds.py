@@ -1,7 +1,5 @@
 import csv
-import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import cv2
@@ -18,24 +16,6 @@ from instseg_d2.projects.ATMask.configs._atmask import give_atmask
 
 give_atmask(model)
 """
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """`tool(...)` runs the tool in this process, which saves its imports: exit code, output, errors."""
-    spec = importlib.util.spec_from_file_location("sweep_thresholds", ROOT / "tools" / "sweep_thresholds.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sweep_thresholds.py", *map(str, arguments)])
-        try:
-            code = module.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
