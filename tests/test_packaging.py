@@ -37,7 +37,8 @@ def test_wheel_holds_the_whole_tree(tmp_path):
         env={"PATH": "", "PYTHONWARNINGS": "ignore"},
     )
     assert done.returncode == 0, done.stderr
-    count = len(list((ROOT / "projects").glob("*/configs/*.py")))
+    # Those with an underscore are parts of others.
+    count = len(list((ROOT / "projects").glob("*/configs/[!_]*.py")))
     assert f"{count} of {count} configs load" in done.stdout
 
 
