@@ -19,3 +19,4 @@ model.detector.head.update(
 )
 model.mask_branch.update(in_features=_levels[:3], channels=32, num_convs=2)
 model.mask_head.level_sizes = [32, 64, 128, 256]
+model.max_positives = 128

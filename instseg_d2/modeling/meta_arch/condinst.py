@@ -187,15 +187,7 @@ class CondInst(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.detector.head_in_features]
-        predictions = self.detector.head(levels)
-        if detected_instances is None:
-            instances = self.detector.forward_inference(images, levels, predictions)
-            instances = [x[x.pred_boxes.tensor.isfinite().all(dim=1)] for x in instances]
-        else:
-            anchors = self.detector.anchor_generator(levels)
-            instances = [
-                place_boxes(x.to(self.device), anchors, predictions[3], i) for i, x in enumerate(detected_instances)
-            ]
+        instances = self._locate(images, levels, detected_instances)
         masks = self.mask_logits(images, self.mask_branch(features), instances).sigmoid()
         for x, part in zip(instances, masks.split([len(x) for x in instances]), strict=True):
             x.mask_probabilities = part
@@ -207,6 +199,17 @@ class CondInst(nn.Module):
             {"instances": self.postprocess(x, factor, (item.get("height", size[0]), item.get("width", size[1])))}
             for x, item, size in sizes
         ]
+
+    def _locate(
+        self, images: ImageList, levels: list[torch.Tensor], detected: list[Instances] | None
+    ) -> list[Instances]:
+        """Detections per image, or given boxes, with what the mask head needs of their locations."""
+        predictions = self.detector.head(levels)
+        if detected is None:
+            found = self.detector.forward_inference(images, levels, predictions)
+            return [x[x.pred_boxes.tensor.isfinite().all(dim=1)] for x in found]
+        anchors = self.detector.anchor_generator(levels)
+        return [place_boxes(x.to(self.device), anchors, predictions[3], i) for i, x in enumerate(detected)]
 
     def postprocess(self, instances: Instances, factor: int, output_size: tuple[int, int]) -> Instances:
         """Rescale the boxes and masks of an image.
