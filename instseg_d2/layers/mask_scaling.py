@@ -1,10 +1,9 @@
 """Masks of whole images brought to the coarse grid of a feature map, and back, without half a pixel of shift."""
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
-
-# Pixels that are interpolated at a time: 64 MiB of floats.
-_FLOATS = 2**24
 
 
 @torch.no_grad()
@@ -31,6 +30,11 @@ def shrink_masks(masks: torch.Tensor, *, stride: int, size: tuple[int, int]) -> 
     return counts >= 2
 
 
+def bilinear(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Upsample (N, C, H, W) by a factor; pixels of the result lie evenly inside of those of the input."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
 @torch.no_grad()
 def enlarge_masks(
     probabilities: torch.Tensor,
@@ -39,8 +43,10 @@ def enlarge_masks(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
     threshold: float = 0.5,
+    upsample: Callable[[torch.Tensor, int], torch.Tensor] = bilinear,
+    max_elements: int = 2**24,
 ) -> torch.Tensor:
-    """Bring masks from a feature map to an image: bilinear to the pixels of the input, cut, bilinear to the output.
+    """Bring masks from a feature map to an image: upsampled to the pixels of the input, cut, bilinear to the output.
 
     The memory for floats stays bounded, however many masks there are.
 
@@ -50,19 +56,20 @@ def enlarge_masks(
         image_size: (height, width) of the input without its padding.
         output_size: (height, width) of the result.
         threshold: foreground is what lies above it.
+        upsample: from the feature map to the pixels of the input, by `stride`; `upsample.aligned_bilinear` where the
+            map's points are FCOS's locations.
+        max_elements: of the largest map that is held in between; one mask may exceed it.
 
     Returns:
         (N, *output_size) bool.
     """
     count, height, width = probabilities.shape
-    padded = (height * stride, width * stride)
     masks = torch.empty(count, *output_size, dtype=torch.bool, device=probabilities.device)
-    at_a_time = max(_FLOATS // max(padded[0] * padded[1], output_size[0] * output_size[1]), 1)
+    at_a_time = max(max_elements // max(height * width * stride**2, output_size[0] * output_size[1], 1), 1)
     for start in range(0, count, at_a_time):
-        part = probabilities[start : start + at_a_time, None].float()
-        part = F.interpolate(part, size=padded, mode="bilinear", align_corners=False)
+        part = upsample(probabilities[start : start + at_a_time, None].float(), stride)
         part = part[:, :, : image_size[0], : image_size[1]]
         if tuple(image_size) != tuple(output_size):
-            part = F.interpolate(part, size=output_size, mode="bilinear", align_corners=False)
+            part = F.interpolate(part, size=tuple(output_size), mode="bilinear", align_corners=False)
         torch.gt(part[:, 0], threshold, out=masks[start : start + at_a_time])
     return masks

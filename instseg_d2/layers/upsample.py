@@ -27,37 +27,3 @@ def aligned_bilinear(x: torch.Tensor, factor: int) -> torch.Tensor:
     x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
     start = factor - factor // 2
     return x[:, :, start : start + factor * height, start : start + factor * width]
-
-
-def resize_masks(
-    probabilities: torch.Tensor,
-    factor: int,
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-    *,
-    threshold: float = 0.5,
-    max_elements: int = 2**25,
-) -> torch.Tensor:
-    """Bring the masks of a whole image to the size of the output, a few of them at a time.
-
-    Args:
-        probabilities: (R, H, W), maps of a padded image.
-        factor: the padded image is larger by it.
-        image_size: (height, width) of the image without padding.
-        output_size: (height, width) of the result.
-        threshold: on probabilities; what exceeds it is foreground.
-        max_elements: of the largest map that is held in between; one mask may exceed it.
-
-    Returns:
-        (R, *output_size) bool.
-    """
-    height, width = image_size
-    largest = max(factor**2 * probabilities[0].numel() if len(probabilities) else 1, output_size[0] * output_size[1], 1)
-    masks = torch.zeros(len(probabilities), *output_size, dtype=torch.bool, device=probabilities.device)
-    step = max(max_elements // largest, 1)
-    for start in range(0, len(probabilities), step):
-        part = aligned_bilinear(probabilities[start : start + step, None], factor)[:, :, :height, :width]
-        if tuple(image_size) != tuple(output_size):
-            part = F.interpolate(part, size=tuple(output_size), mode="bilinear", align_corners=False)
-        masks[start : start + step] = part[:, 0] > threshold
-    return masks

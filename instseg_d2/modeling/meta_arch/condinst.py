@@ -10,7 +10,8 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
-from instseg_d2.layers.upsample import resize_masks
+from instseg_d2.layers.mask_scaling import enlarge_masks
+from instseg_d2.layers.upsample import aligned_bilinear
 
 from .condinst_branch import MaskBranch, SemanticHead, semantic_labels
 from .condinst_head import DynamicMaskHead
@@ -224,8 +225,13 @@ class CondInst(nn.Module):
         """
         image_size = instances.image_size
         result = detector_postprocess(instances, *output_size)
-        result.pred_masks = resize_masks(
-            result.mask_probabilities, factor, image_size, output_size, threshold=self.mask_threshold
+        result.pred_masks = enlarge_masks(
+            result.mask_probabilities,
+            stride=factor,
+            image_size=image_size,
+            output_size=output_size,
+            threshold=self.mask_threshold,
+            upsample=aligned_bilinear,
         )
         for name in _WORKING_FIELDS:
             result.remove(name)

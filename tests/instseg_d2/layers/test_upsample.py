@@ -1,10 +1,15 @@
 """Aligned upsampling: where each index reads, by hand; masks brought to the output in parts."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from instseg_d2.layers.upsample import aligned_bilinear, resize_masks
+from instseg_d2.layers.mask_scaling import enlarge_masks
+from instseg_d2.layers.upsample import aligned_bilinear
+
+resize = partial(enlarge_masks, stride=4, upsample=aligned_bilinear)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
@@ -48,17 +53,18 @@ def whole(probabilities, factor, image_size, output_size):
 @pytest.mark.parametrize("max_elements", [1, 3 * 64 * 96, 2**25])
 def test_parts_give_what_the_whole_gives(output_size, max_elements):
     probabilities = torch.rand(7, 8, 12, generator=torch.Generator().manual_seed(0))
-    masks = resize_masks(probabilities, 4, (30, 41), output_size, max_elements=max_elements)
+    masks = resize(probabilities, image_size=(30, 41), output_size=output_size, max_elements=max_elements)
     assert masks.dtype == torch.bool
     assert torch.equal(masks, whole(probabilities, 4, (30, 41), output_size))
     assert 0.2 < masks.float().mean() < 0.8
 
 
 def test_no_masks():
-    assert resize_masks(torch.zeros(0, 8, 12), 4, (30, 41), (60, 82)).shape == (0, 60, 82)
+    assert resize(torch.zeros(0, 8, 12), image_size=(30, 41), output_size=(60, 82)).shape == (0, 60, 82)
 
 
 def test_threshold_is_exceeded_not_met():
     probabilities = torch.tensor([[[0.5]], [[0.51]]])
-    assert resize_masks(probabilities, 4, (4, 4), (4, 4)).flatten(1).any(dim=1).tolist() == [False, True]
-    assert resize_masks(probabilities, 4, (4, 4), (4, 4), threshold=0.6).any().item() is False
+    sizes = {"image_size": (4, 4), "output_size": (4, 4)}
+    assert resize(probabilities, **sizes).flatten(1).any(dim=1).tolist() == [False, True]
+    assert resize(probabilities, **sizes, threshold=0.6).any().item() is False
