@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from .checkpointer import CheckpointMismatchError
+from .conversion import rename
 
 # What a name begins with there and here; a tower's numbers are those of the same layers.
 _PREFIXES = {
@@ -28,6 +28,15 @@ _BLOCK = re.compile(r"((?:mask_branch\.(?:refine|tower)|semantic_head\.convs)\.\
 _SIZES, _STEPS = "mask_head.sizes_of_interest", "mask_head._iter"
 
 
+def _new_name(name: str) -> str | None:
+    """The new name of a tensor; None if it is of neither model."""
+    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+    if prefix is None:
+        return None
+    renamed = _PREFIXES[prefix] + name[len(prefix) :]
+    return _BLOCK.sub(lambda found: f"{found[1]}.norm." if found[2] == "1" else f"{found[1]}.", renamed)
+
+
 def convert_condinst(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename a whole model to `CondInst`, with `SemanticHead` if the checkpoint has one.
 
@@ -39,23 +48,13 @@ def convert_condinst(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
         alone.
 
     Raises:
-        CheckpointMismatchError: a name is not of that model.
+        CheckpointMismatchError: names are not of that model.
     """
-    result, scales = {}, {}
-    for name, value in state.items():
-        scale = _SCALE.fullmatch(name)
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
-        if scale:
-            scales[int(scale[1])] = value.reshape(())
-        elif name == _STEPS:
-            result["supervision.iterations"] = value.reshape(()).long()
-        elif prefix:
-            renamed = _PREFIXES[prefix] + name[len(prefix) :]
-            result[_BLOCK.sub(lambda found: f"{found[1]}.norm." if found[2] == "1" else f"{found[1]}.", renamed)] = (
-                value
-            )
-        elif name != _SIZES:
-            raise CheckpointMismatchError(f"'{name}' is no part of AdelaiDet's CondInst or BoxInst on ResNet FPN")
+    own = {name: value for name, value in state.items() if name not in (_SIZES, _STEPS)}
+    scales = {int(found[1]): own.pop(name) for name in list(own) if (found := _SCALE.fullmatch(name))}
+    result = rename(own, _new_name, "AdelaiDet's CondInst or BoxInst on ResNet FPN")
+    if _STEPS in state:
+        result["supervision.iterations"] = state[_STEPS].reshape(()).long()
     if scales:
-        result["detector.head.level_scales"] = torch.stack([scales[level] for level in sorted(scales)])
+        result["detector.head.level_scales"] = torch.stack([scales[level].reshape(()) for level in sorted(scales)])
     return result

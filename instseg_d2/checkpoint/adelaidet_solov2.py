@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import torch
 
-from .checkpointer import CheckpointMismatchError
+from .conversion import rename
 
 _TOWERS = {"cate_tower": "category_tower", "kernel_tower": "kernel_tower"}
 _PREDICTORS = {"cate_pred": "category_pred", "kernel_pred": "kernel_pred"}
 
 
-def _rename(name: str) -> str | None:
+def _new_name(name: str) -> str | None:
     """The new name of a tensor; None if it is of no SOLOv2."""
     if name.startswith("backbone."):
         return name
@@ -39,12 +39,6 @@ def convert_adelaidet_solov2(state: Mapping[str, torch.Tensor]) -> dict[str, tor
         state: tensors by name, as in the checkpoint's `model` dict.
 
     Raises:
-        CheckpointMismatchError: a name is not of that model.
+        CheckpointMismatchError: names are not of that model.
     """
-    result = {}
-    for name, value in state.items():
-        renamed = _rename(name)
-        if renamed is None:
-            raise CheckpointMismatchError(f"'{name}' is no part of an AdelaiDet SOLOv2 model with GroupNorm")
-        result[renamed] = value
-    return result
+    return rename(state, _new_name, "an AdelaiDet SOLOv2 model with GroupNorm")
