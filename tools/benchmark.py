@@ -198,6 +198,8 @@ def models(args: argparse.Namespace) -> None:
         model = instantiate(cfg.model).to(args.device)
         # All recipes get the same images, with classes that every one of them has.
         inputs = parts.batch_of(args.size, args.batch, instances=args.instances if is_training else 0)
+        if is_training and "gt_occluders" in cfg.dataloader.train.mapper.get("extra_fields", ()):
+            parts.add_occluders(inputs)
         rescaled = parts.make_it_detect(model, inputs)
         run = parts.training(model, cfg, inputs) if is_training else parts.inference(model, inputs)
         output = run()

@@ -53,9 +53,13 @@ def ellipse_instances(height: int, width: int, count: int, num_classes: int, see
     instances.gt_masks = BitMasks(torch.from_numpy(masks))
     instances.gt_boxes = Boxes(instances.gt_masks.get_bounding_boxes().tensor)
     instances.gt_classes = torch.from_numpy(rng.integers(0, num_classes, count))
-    # What some mask heads ask for; the others leave it alone.
-    instances.gt_occluders = BitMasks(occluder_masks(instances.gt_masks.tensor, instances.gt_boxes.tensor))
     return instances
+
+
+def add_occluders(inputs: list[dict]) -> None:
+    """Give ground truth the occluders that some mask heads ask for; others would carry them along for nothing."""
+    for truth in (item["instances"] for item in inputs):
+        truth.gt_occluders = BitMasks(occluder_masks(truth.gt_masks.tensor, truth.gt_boxes.tensor))
 
 
 def batch_of(size: int, batch: int, *, instances: int = 0, num_classes: int = 1) -> list[dict]:
