@@ -198,6 +198,15 @@ def fake_batch(images: int = 2, height: int = 64, width: int = 96, num_classes: 
     ]
 
 
+def without_objects(batch: list[dict]) -> list[dict]:
+    """The batch as the mapper gives it for images without annotations: empty ground truth without masks; in place."""
+    for item in batch:
+        empty = fake_instances(*item["image"].shape[1:], [])
+        empty.remove("gt_masks")
+        item["instances"] = empty
+    return batch
+
+
 def write_tiny_coco(folder: Path, images: int = 4, height: int = 64, width: int = 96) -> tuple[Path, Path]:
     """Write a COCO data set of filled rectangles on dark noise, two instances an image, polygons as masks.
 

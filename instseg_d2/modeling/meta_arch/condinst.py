@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
-from torch import nn
 
 from instseg_d2.layers.mask_scaling import enlarge_masks
 from instseg_d2.layers.upsample import aligned_bilinear
 
+from .base import AroundDetector, ground_truth, output_sizes
 from .condinst_branch import MaskBranch, SemanticHead, semantic_labels
 from .condinst_head import DynamicMaskHead
 from .condinst_losses import MaskStep, MaskSupervision
@@ -23,7 +23,7 @@ from .instance_locations import best_rows, place_boxes, random_rows
 _WORKING_FIELDS = ("locations", "fpn_levels", "extra", "mask_probabilities")
 
 
-class CondInst(nn.Module):
+class CondInst(AroundDetector):
     """FCOS with mask branch, dynamic mask head and a supervision of masks.
 
     In training the detector's positives are thinned out (`choose`), their masks drawn (`mask_logits`), and all that
@@ -58,12 +58,11 @@ class CondInst(nn.Module):
         mask_threshold: float = 0.5,
         input_format: str = "BGR",
     ):
-        super().__init__()
+        super().__init__(detector=detector, input_format=input_format)
         if not detector.keep_locations or detector.head.extra is None:
             raise ValueError("CondInst needs a detector with keep_locations=True and a Controller as head.extra")
         if max_positives is not None and positives_per_image is not None:
             raise ValueError("max_positives and positives_per_image exclude each other; set one of them to null")
-        self.detector = detector
         self.mask_branch = mask_branch
         self.mask_head = mask_head
         self.supervision = supervision
@@ -71,21 +70,6 @@ class CondInst(nn.Module):
         self.max_positives = max_positives
         self.positives_per_image = positives_per_image
         self.mask_threshold = mask_threshold
-        self.input_format = input_format
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; inputs are moved there."""
-        return self.detector.device
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The detector's backbone, which the mask branch shares."""
-        return self.detector.backbone
-
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise the images and pad them into one batch, on the model's device."""
-        return self.detector.preprocess_image(batched_inputs)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
         """Compute losses (training) or predictions (inference).
@@ -103,7 +87,7 @@ class CondInst(nn.Module):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        truth = [item["instances"].to(self.device) for item in batched_inputs]
+        truth = ground_truth(batched_inputs, self.device)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.detector.head_in_features]
         predictions = self.detector.head(levels)
@@ -194,11 +178,10 @@ class CondInst(nn.Module):
             x.mask_probabilities = part
         if not do_postprocess:
             return instances
-        sizes = zip(instances, batched_inputs, images.image_sizes, strict=True)
         factor = images.tensor.shape[-1] // masks.shape[-1]
         return [
-            {"instances": self.postprocess(x, factor, (item.get("height", size[0]), item.get("width", size[1])))}
-            for x, item, size in sizes
+            {"instances": self.postprocess(x, factor, size)}
+            for x, size in zip(instances, output_sizes(batched_inputs, images), strict=True)
         ]
 
     def _locate(

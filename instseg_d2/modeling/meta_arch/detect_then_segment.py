@@ -10,6 +10,8 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import nn
 
+from .base import AroundDetector, ground_truth, output_sizes
+
 
 @torch.no_grad()
 def match_regions(boxes: Boxes, truth: Instances, matcher: Matcher, limit: int) -> Instances:
@@ -33,7 +35,7 @@ def match_regions(boxes: Boxes, truth: Instances, matcher: Matcher, limit: int) 
     return regions
 
 
-class DetectThenSegment(nn.Module):
+class DetectThenSegment(AroundDetector):
     """Any dense detector and any mask head, trained together.
 
     The mask head sees regions alone, so every head that works behind Faster R-CNN works here. In training the regions
@@ -67,29 +69,13 @@ class DetectThenSegment(nn.Module):
         gt_boxes_only: bool = False,
         input_format: str = "BGR",
     ):
-        super().__init__()
-        self.detector = detector
+        super().__init__(detector=detector, input_format=input_format)
         self.mask_in_features = list(mask_in_features)
         self.mask_pooler = mask_pooler
         self.mask_head = mask_head
         self.proposal_matcher = proposal_matcher
         self.regions_per_image = regions_per_image
         self.gt_boxes_only = gt_boxes_only
-        self.input_format = input_format
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; inputs are moved there."""
-        return self.detector.device
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The detector's backbone, which the mask head shares."""
-        return self.detector.backbone
-
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise the images and pad them into one batch, on the model's device."""
-        return self.detector.preprocess_image(batched_inputs)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
         """Compute losses (training) or predictions (inference).
@@ -105,7 +91,7 @@ class DetectThenSegment(nn.Module):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        truth = [item["instances"].to(self.device) for item in batched_inputs]
+        truth = ground_truth(batched_inputs, self.device)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.detector.head_in_features]
         predictions = self.detector.head(levels)
@@ -143,8 +129,8 @@ class DetectThenSegment(nn.Module):
         if not do_postprocess:
             return instances
         return [
-            {"instances": detector_postprocess(x, item.get("height", height), item.get("width", width))}
-            for x, item, (height, width) in zip(instances, batched_inputs, images.image_sizes, strict=True)
+            {"instances": detector_postprocess(x, *size)}
+            for x, size in zip(instances, output_sizes(batched_inputs, images), strict=True)
         ]
 
     @torch.no_grad()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
@@ -13,6 +12,7 @@ from instseg_d2.layers.mask_boxes import tight_boxes
 from instseg_d2.layers.mask_losses import dice_losses, mask_bce
 from instseg_d2.layers.ranks import mean_over_ranks
 
+from .base import KernelDetector, output_sizes
 from .pep_excavate import ObjectExcavating
 from .pep_masks import DescriptorDecoder, mask_logits
 from .pep_perceive import Perceived, SemanticsPerceiving, flat_cells
@@ -57,7 +57,7 @@ class Mining:
     merged: Instances
 
 
-class PEP(DenseDetector):
+class PEP(KernelDetector):
     """Perceives easy objects, looks for others around them, merges what is the same object, and draws masks.
 
     An object is a descriptor throughout, the kernel of a 1x1 convolution on a general feature that gives its mask. The
@@ -115,14 +115,18 @@ class PEP(DenseDetector):
         keep_aux: bool = False,
         **kwargs,
     ):
-        super().__init__(head=head, head_in_features=list(head_in_features), **kwargs)
-        self.mask_branch = mask_branch
-        self.mask_in_features = list(mask_in_features)
+        super().__init__(
+            head=head,
+            head_in_features=head_in_features,
+            mask_branch=mask_branch,
+            mask_in_features=mask_in_features,
+            num_classes=num_classes,
+            **kwargs,
+        )
         self.assigner = assigner
         self.excavating = excavating
         self.purifying = purifying
         self.decoder = decoder
-        self.num_classes = num_classes
         self.min_mask_areas = list(min_mask_areas)
         self.originals_per_object = originals_per_object
         self.train_originals = train_originals
@@ -135,25 +139,6 @@ class PEP(DenseDetector):
             raise ValueError("dice_weight and bce_weight are both 0: masks would learn from nothing")
         if len(self.min_mask_areas) != len(self.head_in_features):
             raise ValueError(f"{len(self.min_mask_areas)} min_mask_areas for {len(self.head_in_features)} levels")
-
-    def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
-        """Compute losses (training) or predictions (inference).
-
-        Args:
-            batched_inputs: one dict per image: `image` (C, H, W); in training `instances`, the ground truth; in
-                inference optionally `height` and `width`, the size of the output.
-
-        Returns:
-            in training `loss_perceive`, `loss_excavate`, `loss_excavate_class`, `loss_purify` (as far as the model has
-            these parts) and `loss_mask`; in inference per image `{"instances": ...}` with `pred_boxes`, `scores`,
-            `pred_classes` and `pred_masks` (R, height, width) bool.
-        """
-        if not self.training:
-            return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        truth = [item["instances"].to(self.device) for item in batched_inputs]
-        return self.forward_training(images, features, self.predict(features), truth)
 
     def predict(self, features: dict[str, torch.Tensor]) -> Predictions:
         """Run the dense branches on the backbone's features."""
@@ -169,6 +154,9 @@ class PEP(DenseDetector):
         gt_instances: Sequence[Instances],
     ) -> dict[str, torch.Tensor]:
         """Compute the losses, eq. 1 to 8; the same keys in every step, whatever is in the images.
+
+        `loss_perceive`, `loss_excavate`, `loss_excavate_class`, `loss_purify`, as far as the model has these parts, and
+        `loss_mask`.
 
         Hidden masks (`gt_has_mask`) count in no mask loss; their objects stand for themselves by class and box.
         """
@@ -275,9 +263,8 @@ class PEP(DenseDetector):
         if not do_postprocess:
             return instances
         results = []
-        for index, (x, item, size) in enumerate(zip(instances, batched_inputs, images.image_sizes, strict=True)):
-            output_size = (item.get("height", size[0]), item.get("width", size[1]))
-            finished = self.decoder.finish(x, stride=self.mask_branch.stride, output_size=output_size, keep_boxes=given)
+        for index, (x, size) in enumerate(zip(instances, output_sizes(batched_inputs, images), strict=True)):
+            finished = self.decoder.finish(x, stride=self.mask_branch.stride, output_size=size, keep_boxes=given)
             aux = {"mining": mining[index]} if self.keep_aux and not given else {}
             results.append({"instances": finished, **aux})
         return results

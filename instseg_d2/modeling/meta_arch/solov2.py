@@ -1,9 +1,9 @@
 """SOLOv2 (arXiv:2003.10152): each cell of a grid predicts the object centered in it, mask and all, without boxes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
@@ -15,6 +15,7 @@ from instseg_d2.layers.mask_losses import dice_losses
 from instseg_d2.layers.point_nms import point_nms
 from instseg_d2.layers.ranks import mean_over_ranks
 
+from .base import KernelDetector, output_sizes
 from .solov2_decoding import GridDecoder, soft_masks
 from .solov2_targets import GridAssigner, GridTargets
 
@@ -29,7 +30,7 @@ def flatten_levels(levels: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([level.flatten(start_dim=2).transpose(1, 2) for level in levels], dim=1)
 
 
-class SOLOv2(DenseDetector):
+class SOLOv2(KernelDetector):
     """Segments objects by locations, following the paper and AdelaiDet's code, whose weights load.
 
     A cell of a grid predicts a class and a kernel; the kernel, a 1x1 convolution, draws the mask of the object whose
@@ -83,35 +84,21 @@ class SOLOv2(DenseDetector):
         masks_per_image: int = 512,
         **kwargs,
     ):
-        super().__init__(head=head, head_in_features=list(head_in_features), **kwargs)
-        self.mask_branch = mask_branch
-        self.mask_in_features = list(mask_in_features)
+        super().__init__(
+            head=head,
+            head_in_features=head_in_features,
+            mask_branch=mask_branch,
+            mask_in_features=mask_in_features,
+            num_classes=num_classes,
+            **kwargs,
+        )
         self.assigner = assigner
         self.decoder = decoder
-        self.num_classes = num_classes
         self.mask_loss_weight = mask_loss_weight
         self.category_loss_weight = category_loss_weight
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.masks_per_image = masks_per_image
-
-    def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
-        """Compute losses (training) or predictions (inference).
-
-        Args:
-            batched_inputs: one dict per image: `image` (C, H, W); in training `instances`, the ground truth; in
-                inference optionally `height` and `width`, the size of the output.
-
-        Returns:
-            in training `loss_category` and `loss_mask`; in inference per image `{"instances": ...}` with `pred_boxes`,
-            `scores`, `pred_classes` and `pred_masks` (R, height, width) bool.
-        """
-        if not self.training:
-            return self.inference(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        truth = [item["instances"].to(self.device) for item in batched_inputs]
-        return self.forward_training(images, features, self.predict(features), truth)
 
     def predict(self, features: dict[str, torch.Tensor]) -> Predictions:
         """Run both branches on the backbone's features."""
@@ -125,7 +112,7 @@ class SOLOv2(DenseDetector):
         predictions: Predictions,
         gt_instances: Sequence[Instances],
     ) -> dict[str, torch.Tensor]:
-        """Assign the cells and compute the losses, see `losses`."""
+        """Assign the cells and compute `loss_category` and `loss_mask`, see `losses`."""
         targets = [
             self.assigner.assign(
                 instances,
@@ -198,15 +185,9 @@ class SOLOv2(DenseDetector):
             instances = self.forward_inference(images, features, predictions)
         if not do_postprocess:
             return instances
-        return [
-            {"instances": self._finish(x, (item.get("height", height), item.get("width", width)), given)}
-            for x, item, (height, width) in zip(instances, batched_inputs, images.image_sizes, strict=True)
-        ]
-
-    def _finish(self, instances: Instances, output_size: tuple[int, int], keep_boxes: bool) -> Instances:
-        return self.decoder.finish(
-            instances, stride=self.mask_branch.stride, output_size=output_size, keep_boxes=keep_boxes
-        )
+        finish = partial(self.decoder.finish, stride=self.mask_branch.stride, keep_boxes=given)
+        sizes = output_sizes(batched_inputs, images)
+        return [{"instances": finish(x, output_size=size)} for x, size in zip(instances, sizes, strict=True)]
 
     @torch.no_grad()
     def forward_inference(

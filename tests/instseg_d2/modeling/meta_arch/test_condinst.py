@@ -16,20 +16,19 @@ from torch.nn.parallel import DistributedDataParallel
 from instseg_d2.engine.predictor import Predictor
 from instseg_d2.model_zoo import get_config
 from instseg_d2.modeling.meta_arch.condinst_branch import SemanticHead
-from instseg_d2.testing import TINY_CHANNELS, fake_batch, fake_instances, tiny_condinst, tiny_condinst_config
+from instseg_d2.testing import (
+    TINY_CHANNELS,
+    fake_batch,
+    fake_instances,
+    tiny_condinst,
+    tiny_condinst_config,
+    without_objects,
+)
 
 DETECTOR = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
 LOSSES = {"condinst": DETECTOR | {"loss_mask"}, "boxinst": DETECTOR | {"loss_prj", "loss_pairwise"}}
 MASKS = {"condinst": "loss_mask", "boxinst": "loss_prj"}
 BOTH = pytest.mark.parametrize("recipe", list(LOSSES))
-
-
-def without_objects(batch):
-    for item in batch:
-        empty = fake_instances(64, 96, [])
-        empty.remove("gt_masks")
-        item["instances"] = empty
-    return batch
 
 
 def step(model, batch):

@@ -14,19 +14,17 @@ from detectron2.utils.events import EventStorage
 
 from instseg_d2.engine.predictor import Predictor
 from instseg_d2.modeling.meta_arch.detect_then_segment import match_regions
-from instseg_d2.testing import fake_batch, fake_instances, tiny_fcos_mask, tiny_fcos_mask_config, train_on_ranks
+from instseg_d2.testing import (
+    fake_batch,
+    fake_instances,
+    tiny_fcos_mask,
+    tiny_fcos_mask_config,
+    train_on_ranks,
+    without_objects,
+)
 
 LOSSES = {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "loss_mask"}
 MATCHER = Matcher([0.5], [0, 1])
-
-
-def without_objects(batch):
-    """As the mapper gives an image without annotations: no masks at all."""
-    for item in batch:
-        empty = fake_instances(64, 96, [])
-        empty.remove("gt_masks")
-        item["instances"] = empty
-    return batch
 
 
 def step(model, batch):
