@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
-from instseg_d2.modeling.meta_arch.pep import Mining
+from instseg_d2.modeling.meta_arch.pep.model import Mining
 
 from .overlay import draw_instances, instance_colours, line_thickness
 from .sheet import side_by_side

@@ -3,10 +3,10 @@
 from detectron2.config import LazyCall as L
 
 from instseg_d2.layers.dynamic_conv import DynamicLayers
-from instseg_d2.modeling.meta_arch.condinst import CondInst
-from instseg_d2.modeling.meta_arch.condinst_branch import MaskBranch
-from instseg_d2.modeling.meta_arch.condinst_head import Controller, DynamicMaskHead
-from instseg_d2.modeling.meta_arch.condinst_losses import MaskDiceLoss
+from instseg_d2.modeling.meta_arch.condinst.model import CondInst
+from instseg_d2.modeling.meta_arch.condinst.branch import MaskBranch
+from instseg_d2.modeling.meta_arch.condinst.head import Controller, DynamicMaskHead
+from instseg_d2.modeling.meta_arch.condinst.losses import MaskDiceLoss
 
 from .fcos_fpn import model as _fcos
 

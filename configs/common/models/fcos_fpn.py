@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 
-from instseg_d2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from instseg_d2.modeling.meta_arch.fcos.model import FCOS, FCOSHead
 
 from .mask_rcnn_fpn import model as _mask_rcnn
 

@@ -3,13 +3,13 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
-from instseg_d2.modeling.meta_arch.pep import PEP
-from instseg_d2.modeling.meta_arch.pep_excavate import ObjectExcavating
-from instseg_d2.modeling.meta_arch.pep_masks import DescriptorDecoder
-from instseg_d2.modeling.meta_arch.pep_perceive import SemanticsPerceiving
-from instseg_d2.modeling.meta_arch.pep_purify import InstancePurifying
-from instseg_d2.modeling.meta_arch.pep_targets import CellAssigner
-from instseg_d2.modeling.meta_arch.solov2_mask_branch import SOLOv2MaskBranch
+from instseg_d2.modeling.meta_arch.pep.model import PEP
+from instseg_d2.modeling.meta_arch.pep.excavate import ObjectExcavating
+from instseg_d2.modeling.meta_arch.pep.masks import DescriptorDecoder
+from instseg_d2.modeling.meta_arch.pep.perceive import SemanticsPerceiving
+from instseg_d2.modeling.meta_arch.pep.purify import InstancePurifying
+from instseg_d2.modeling.meta_arch.pep.targets import CellAssigner
+from instseg_d2.modeling.meta_arch.solov2.mask_branch import SOLOv2MaskBranch
 
 from .mask_rcnn_fpn import model as _mask_rcnn
 

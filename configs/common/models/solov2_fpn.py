@@ -3,11 +3,11 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
-from instseg_d2.modeling.meta_arch.solov2 import SOLOv2
-from instseg_d2.modeling.meta_arch.solov2_decoding import GridDecoder
-from instseg_d2.modeling.meta_arch.solov2_head import SOLOv2Head
-from instseg_d2.modeling.meta_arch.solov2_mask_branch import SOLOv2MaskBranch
-from instseg_d2.modeling.meta_arch.solov2_targets import GridAssigner
+from instseg_d2.modeling.meta_arch.solov2.model import SOLOv2
+from instseg_d2.modeling.meta_arch.solov2.decoding import GridDecoder
+from instseg_d2.modeling.meta_arch.solov2.head import SOLOv2Head
+from instseg_d2.modeling.meta_arch.solov2.mask_branch import SOLOv2MaskBranch
+from instseg_d2.modeling.meta_arch.solov2.targets import GridAssigner
 
 from .mask_rcnn_fpn import model as _mask_rcnn
 

@@ -2,8 +2,8 @@
 
 from detectron2.config import LazyCall as L
 
-from instseg_d2.modeling.meta_arch.pep import LITERAL
-from instseg_d2.modeling.meta_arch.pep_masks import LevelFeatures
+from instseg_d2.modeling.meta_arch.pep.model import LITERAL
+from instseg_d2.modeling.meta_arch.pep.masks import LevelFeatures
 
 
 def use_equations(model):

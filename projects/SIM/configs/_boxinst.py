@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from instseg_d2.data.supervision import BoxSupervision, get_supervised_dataset_dicts
-from instseg_d2.modeling.meta_arch.boxinst import BoxInstLoss
+from instseg_d2.modeling.meta_arch.condinst.boxinst import BoxInstLoss
 
 
 def supervise_by_boxes(model, dataloader):

@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from instseg_d2.checkpoint import CheckpointMismatchError
 from instseg_d2.checkpoint.adelaidet_condinst import convert_condinst
 from instseg_d2.model_zoo import get_config
-from instseg_d2.modeling.meta_arch.condinst_branch import SemanticHead
+from instseg_d2.modeling.meta_arch.condinst.branch import SemanticHead
 
 
 def released_names(model):

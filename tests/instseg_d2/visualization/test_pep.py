@@ -3,7 +3,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from instseg_d2.modeling.meta_arch.pep import Mining
+from instseg_d2.modeling.meta_arch.pep.model import Mining
 from instseg_d2.visualization.overlay import instance_colours
 from instseg_d2.visualization.pep import draw_mining
 

@@ -13,8 +13,8 @@ from instseg_d2.layers.dynamic_conv import convolve_shared
 from instseg_d2.layers.mask_boxes import tight_boxes
 from instseg_d2.layers.matrix_nms import matrix_nms
 
-from .solov2_decoding import GridDecoder
-from .solov2_head import initialize_convs, tower
+from ..solov2.decoding import GridDecoder
+from ..solov2.head import initialize_convs, tower
 
 
 class LevelFeatures(nn.Module):

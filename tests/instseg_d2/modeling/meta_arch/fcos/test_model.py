@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from instseg_d2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from instseg_d2.modeling.meta_arch.fcos.model import FCOS, FCOSHead
 
 K = 3
 STRIDES = (8, 16, 32)
@@ -351,7 +351,7 @@ JOB = """
 import sys
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 sys.path.insert(0, {folder!r})
-from test_fcos import BOX, CENTERNESS, TestLosses, build, inputs, losses_of, truth
+from test_model import BOX, CENTERNESS, TestLosses, build, inputs, losses_of, truth
 from detectron2.utils.events import EventStorage
 
 def close(tensor, value):

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch.nn import functional as F
 
-from .fcos_targets import mask_or_box_centers
+from ..fcos.targets import mask_or_box_centers
 
 REGIONS = ("center", "mask")
 # Full-size masks that are looked at together: 16 of 800 x 1344 px take 70 MB as float32.

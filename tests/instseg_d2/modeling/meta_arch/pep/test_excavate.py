@@ -7,8 +7,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
-from instseg_d2.modeling.meta_arch.pep_excavate import DynamicWindow, ModulatedWindow, ObjectExcavating
-from instseg_d2.modeling.meta_arch.pep_targets import CellGrid, prepare_truth
+from instseg_d2.modeling.meta_arch.pep.excavate import DynamicWindow, ModulatedWindow, ObjectExcavating
+from instseg_d2.modeling.meta_arch.pep.targets import CellGrid, prepare_truth
 from instseg_d2.testing import fake_instances
 
 C = 4

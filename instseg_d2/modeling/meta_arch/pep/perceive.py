@@ -15,8 +15,8 @@ from instseg_d2.layers.focal_loss import focal_loss_of_labels
 from instseg_d2.layers.point_nms import point_nms
 from instseg_d2.layers.ranks import mean_over_ranks
 
-from .pep_targets import CellGrid
-from .solov2_head import SOLOv2Head
+from ..solov2.head import SOLOv2Head
+from .targets import CellGrid
 
 CLASSIFIERS = ("sigmoid", "softmax")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from instseg_d2.modeling.meta_arch.pep_purify import (
+from instseg_d2.modeling.meta_arch.pep.purify import (
     InstancePurifying,
     merge_descriptors,
     merge_groups,

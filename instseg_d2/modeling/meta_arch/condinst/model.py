@@ -12,12 +12,12 @@ from detectron2.structures import ImageList, Instances
 from instseg_d2.layers.mask_scaling import enlarge_masks
 from instseg_d2.layers.upsample import aligned_bilinear
 
-from .base import AroundDetector, ground_truth, output_sizes
-from .condinst_branch import MaskBranch, SemanticHead, semantic_labels
-from .condinst_head import DynamicMaskHead
-from .condinst_losses import MaskStep, MaskSupervision
-from .fcos import FCOS
-from .instance_locations import best_rows, place_boxes, random_rows
+from ..base import AroundDetector, ground_truth, output_sizes
+from ..fcos.model import FCOS
+from ..instance_locations import best_rows, place_boxes, random_rows
+from .branch import MaskBranch, SemanticHead, semantic_labels
+from .head import DynamicMaskHead
+from .losses import MaskStep, MaskSupervision
 
 # What detections carry on their way to a mask, and shed with it.
 _WORKING_FIELDS = ("locations", "fpn_levels", "extra", "mask_probabilities")

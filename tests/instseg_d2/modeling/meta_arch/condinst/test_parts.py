@@ -9,9 +9,9 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Polygon
 from instseg_d2.data import DatasetError
 from instseg_d2.layers.dynamic_conv import DynamicLayers
 from instseg_d2.layers.upsample import aligned_bilinear
-from instseg_d2.modeling.meta_arch.condinst_branch import MaskBranch, SemanticHead, semantic_labels
-from instseg_d2.modeling.meta_arch.condinst_head import Controller, DynamicMaskHead
-from instseg_d2.modeling.meta_arch.condinst_losses import MaskDiceLoss, MaskStep, sample_masks
+from instseg_d2.modeling.meta_arch.condinst.branch import MaskBranch, SemanticHead, semantic_labels
+from instseg_d2.modeling.meta_arch.condinst.head import Controller, DynamicMaskHead
+from instseg_d2.modeling.meta_arch.condinst.losses import MaskDiceLoss, MaskStep, sample_masks
 from instseg_d2.testing import fake_instances
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from instseg_d2.modeling.meta_arch import solov2_decoding
-from instseg_d2.modeling.meta_arch.solov2_decoding import GridDecoder, soft_masks
+from instseg_d2.modeling.meta_arch.solov2 import decoding
+from instseg_d2.modeling.meta_arch.solov2.decoding import GridDecoder, soft_masks
 
 # Four mask features: the quadrants of an 8x8 map. A kernel is then the logit of each quadrant.
 QUADRANTS = torch.zeros(4, 8, 8)
@@ -97,9 +97,9 @@ def test_the_memory_for_soft_masks_is_bounded_and_the_result_does_not_depend_on_
     areas = torch.full((50,), 4.0)
     expected = GridDecoder().decode(probabilities, kernels, QUADRANTS, min_areas=areas, image_size=(32, 32))
     sizes = []
-    plain = solov2_decoding.soft_masks
-    monkeypatch.setattr(solov2_decoding, "soft_masks", lambda f, k: sizes.append(len(k)) or plain(f, k))
-    monkeypatch.setattr(solov2_decoding, "_FLOATS", 7 * 64)
+    plain = decoding.soft_masks
+    monkeypatch.setattr(decoding, "soft_masks", lambda f, k: sizes.append(len(k)) or plain(f, k))
+    monkeypatch.setattr(decoding, "_FLOATS", 7 * 64)
     found = GridDecoder().decode(probabilities, kernels, QUADRANTS, min_areas=areas, image_size=(32, 32))
     assert max(sizes[:-1]) == 7
     assert sum(sizes[:-1]) <= 50  # one mask a cell, though most cells have several classes

@@ -10,9 +10,9 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from instseg_d2.layers.mask_losses import dice_losses, mask_bce
-from instseg_d2.modeling.meta_arch.pep import LITERAL
-from instseg_d2.modeling.meta_arch.pep_masks import LevelFeatures, mask_logits
-from instseg_d2.modeling.meta_arch.pep_targets import prepare_truth
+from instseg_d2.modeling.meta_arch.pep.masks import LevelFeatures, mask_logits
+from instseg_d2.modeling.meta_arch.pep.model import LITERAL
+from instseg_d2.modeling.meta_arch.pep.targets import prepare_truth
 from instseg_d2.testing import fake_batch, fake_instances, tiny_pep, tiny_pep_config, train_on_ranks
 
 LOSSES = {"loss_perceive", "loss_excavate", "loss_excavate_class", "loss_purify", "loss_mask"}

@@ -8,7 +8,7 @@ from torch import nn
 
 from instseg_d2.layers.coordinates import append_coordinates
 
-from .solov2_head import conv_block, initialize_convs
+from .head import conv_block, initialize_convs
 
 
 class SOLOv2MaskBranch(nn.Module):

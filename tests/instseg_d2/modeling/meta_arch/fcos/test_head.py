@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from instseg_d2.modeling.meta_arch.fcos_head import FCOSHead
+from instseg_d2.modeling.meta_arch.fcos.head import FCOSHead
 
 
 def build(**kwargs):

@@ -12,12 +12,12 @@ from instseg_d2.layers.mask_boxes import tight_boxes
 from instseg_d2.layers.mask_losses import dice_losses, mask_bce
 from instseg_d2.layers.ranks import mean_over_ranks
 
-from .base import KernelDetector, output_sizes
-from .pep_excavate import ObjectExcavating
-from .pep_masks import DescriptorDecoder, mask_logits
-from .pep_perceive import Perceived, SemanticsPerceiving, flat_cells
-from .pep_purify import InstancePurifying
-from .pep_targets import CellAssigner, CellTargets, mask_targets, prepare_truth, sample_originals
+from ..base import KernelDetector, output_sizes
+from .excavate import ObjectExcavating
+from .masks import DescriptorDecoder, mask_logits
+from .perceive import Perceived, SemanticsPerceiving, flat_cells
+from .purify import InstancePurifying
+from .targets import CellAssigner, CellTargets, mask_targets, prepare_truth, sample_originals
 
 # What the printed equations say, by part: `model.merge_with(LITERAL)` in a config, with `LevelFeatures` as mask branch.
 LITERAL = {

@@ -6,7 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch.nn import functional as F
 
-from instseg_d2.modeling.meta_arch.pep_masks import DescriptorDecoder, LevelFeatures, mask_logits
+from instseg_d2.modeling.meta_arch.pep.masks import DescriptorDecoder, LevelFeatures, mask_logits
 
 
 def nodes(count=3, levels=(0, 1, 0), channels=4, **fields):

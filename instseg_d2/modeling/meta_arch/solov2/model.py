@@ -15,9 +15,9 @@ from instseg_d2.layers.mask_losses import dice_losses
 from instseg_d2.layers.point_nms import point_nms
 from instseg_d2.layers.ranks import mean_over_ranks
 
-from .base import KernelDetector, output_sizes
-from .solov2_decoding import GridDecoder, soft_masks
-from .solov2_targets import GridAssigner, GridTargets
+from ..base import KernelDetector, output_sizes
+from .decoding import GridDecoder, soft_masks
+from .targets import GridAssigner, GridTargets
 
 # Class logits (N, K, S, S) and kernels (N, D, S, S) per level, and mask features (N, D, h, w).
 Predictions = tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
-from instseg_d2.modeling.meta_arch.solov2_head import SOLOv2Head
-from instseg_d2.modeling.meta_arch.solov2_mask_branch import SOLOv2MaskBranch
+from instseg_d2.modeling.meta_arch.solov2.head import SOLOv2Head
+from instseg_d2.modeling.meta_arch.solov2.mask_branch import SOLOv2MaskBranch
 
 
 def shapes(*strides, channels=4):

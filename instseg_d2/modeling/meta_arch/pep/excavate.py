@@ -18,7 +18,7 @@ from instseg_d2.layers.mask_losses import mask_bce
 from instseg_d2.layers.point_nms import point_nms
 from instseg_d2.layers.ranks import mean_over_ranks
 
-from .pep_targets import CellGrid
+from .targets import CellGrid
 
 INTERACTIONS = ("modulate", "dynamic")
 KEY_LOSSES = ("focal", "gaussian", "bce")

@@ -13,8 +13,8 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import nn
 
 from instseg_d2.data.errors import DatasetError
-from instseg_d2.modeling.meta_arch.fcos import FCOS
-from instseg_d2.modeling.meta_arch.fcos_targets import batch_gt_inds, mask_or_box_centers
+from instseg_d2.modeling.meta_arch.fcos.model import FCOS
+from instseg_d2.modeling.meta_arch.fcos.targets import batch_gt_inds, mask_or_box_centers
 
 SIZE = (128, 160)
 STRIDES = (8, 16, 32)

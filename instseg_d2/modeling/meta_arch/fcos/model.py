@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from instseg_d2.layers.focal_loss import focal_loss_of_labels
 from instseg_d2.layers.ranks import mean_over_ranks
 
-from .fcos_head import FCOSHead
-from .fcos_targets import CenteredBoxes, LocationTargets, mask_or_box_centers
+from .head import FCOSHead
+from .targets import CenteredBoxes, LocationTargets, mask_or_box_centers
 
 CENTER_SAMPLINGS = ("box", "mass")
 NORMALIZERS = ("local_ema", "mean", "mean_ema")

@@ -12,7 +12,7 @@ from instseg_d2.layers.box_mask_losses import pairwise_loss, projection_loss
 from instseg_d2.layers.lab_color import rgb_to_lab
 from instseg_d2.layers.neighbors import neighbor_similarity
 
-from .condinst_losses import MaskStep, MaskSupervision
+from .losses import MaskStep, MaskSupervision
 
 INPUT_FORMATS = ("BGR", "RGB")
 

@@ -7,8 +7,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch.nn import functional as F
 
-from instseg_d2.modeling.meta_arch.pep_perceive import Perceived, SemanticsPerceiving, flat_cells
-from instseg_d2.modeling.meta_arch.pep_targets import CellGrid
+from instseg_d2.modeling.meta_arch.pep.perceive import Perceived, SemanticsPerceiving, flat_cells
+from instseg_d2.modeling.meta_arch.pep.targets import CellGrid
 
 K, C = 3, 8
 

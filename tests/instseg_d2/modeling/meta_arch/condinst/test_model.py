@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.engine.predictor import Predictor
 from instseg_d2.model_zoo import get_config
-from instseg_d2.modeling.meta_arch.condinst_branch import SemanticHead
+from instseg_d2.modeling.meta_arch.condinst.branch import SemanticHead
 from instseg_d2.testing import (
     TINY_CHANNELS,
     fake_batch,

@@ -3,7 +3,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from instseg_d2.data.errors import DatasetError
-from instseg_d2.modeling.meta_arch.solov2_targets import GridAssigner
+from instseg_d2.modeling.meta_arch.solov2.targets import GridAssigner
 from instseg_d2.testing import fake_instances
 
 CLASSES = 9

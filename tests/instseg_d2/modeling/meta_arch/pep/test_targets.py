@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 
-from instseg_d2.modeling.meta_arch.pep_targets import (
+from instseg_d2.modeling.meta_arch.pep.targets import (
     CellAssigner,
     CellGrid,
     mask_coverage,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from instseg_d2.data.errors import DatasetError
 from instseg_d2.layers.box_mask_losses import dice_loss
 
-from .fcos_targets import batch_gt_inds
+from ..fcos.targets import batch_gt_inds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from detectron2.utils.events import EventStorage
 
 from instseg_d2.data import BoxSupervision, FullSupervision, InstanceMapper, get_supervised_dataset_dicts, register_coco
 from instseg_d2.layers.box_mask_losses import projection_loss
-from instseg_d2.modeling.meta_arch.boxinst import BoxInstLoss
-from instseg_d2.modeling.meta_arch.condinst_losses import MaskStep
+from instseg_d2.modeling.meta_arch.condinst.boxinst import BoxInstLoss
+from instseg_d2.modeling.meta_arch.condinst.losses import MaskStep
 from instseg_d2.testing import fake_batch, fake_instances, tiny_condinst, tiny_condinst_config, write_tiny_coco
 
 

@@ -1,0 +1,1 @@
+"""CondInst, and BoxInst as its supervision by boxes."""

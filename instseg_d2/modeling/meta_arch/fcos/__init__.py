@@ -1,0 +1,1 @@
+"""FCOS as CondInst, BCNet and CPMask need it, over detectron2's."""

@@ -1,0 +1,1 @@
+"""PEP: perceive, excavate, purify."""
