@@ -3,6 +3,14 @@
 from .amodal import AmodalEvaluator
 from .coco_subsets import SubsetCOCOEvaluator
 from .given_boxes import GivenBoxesEvaluation
-from .instance_subsets import OCCLUSION_BINS, InstanceSubset, area_between, covered_between, overlap_at_least
+from .instance_subsets import (
+    OCCLUSION_BINS,
+    InstanceSubset,
+    area_between,
+    covered_between,
+    overlap_at_least,
+    touching_same_class,
+    touching_same_color,
+)
 from .other_dataset import OtherDatasetEvaluation
 from .truth import GroundTruth, ImageTruth

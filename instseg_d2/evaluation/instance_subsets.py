@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from .truth import Annotation, GroundTruth, ImageTruth
 
 OCCLUSION_BINS = ((0.0, 0.0), (0.0, 0.2), (0.2, 0.5), (0.5, 1.0), (0.2, 1.0))
@@ -44,6 +46,31 @@ def covered_between(low: float, high: float) -> InstanceSubset:
     return InstanceSubset(
         f"covered_{range_label(low, high)}", lambda one, image: in_range(image.covered(one), low, high)
     )
+
+
+def touching_same_class() -> InstanceSubset:
+    """Instances whose mask touches that of another object of their class (`ImageTruth.neighbors`)."""
+    return InstanceSubset(
+        "touching_same_class",
+        lambda one, image: any(x["category_id"] == one["category_id"] for x in image.neighbors[one["id"]]),
+    )
+
+
+def touching_same_color(distance: float = 20.0) -> InstanceSubset:
+    """Instances whose mask touches that of an object of another class and of nearly their colour.
+
+    Args:
+        distance: of the mean colours in CIE L*a*b* (`ImageTruth.colors`), at most.
+    """
+
+    def select(one: Annotation, image: ImageTruth) -> bool:
+        return any(
+            other["category_id"] != one["category_id"]
+            and np.linalg.norm(image.colors[one["id"]] - image.colors[other["id"]]) <= distance
+            for other in image.neighbors[one["id"]]
+        )
+
+    return InstanceSubset("touching_same_color", select)
 
 
 def area_between(low: float, high: float) -> InstanceSubset:

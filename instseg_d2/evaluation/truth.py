@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import os
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -63,7 +66,8 @@ class GroundTruth:
         """
         if image_id not in self.coco.imgs:
             raise DatasetError(f"{self.json_file} has no image {image_id!r}: is it the file of the images in use?")
-        return ImageTruth(self.json_file, self.coco.imgs[image_id], self.coco.imgToAnns.get(image_id, []))
+        folder = MetadataCatalog.get(self.dataset_name).get("image_root", "")
+        return ImageTruth(self.json_file, self.coco.imgs[image_id], self.coco.imgToAnns.get(image_id, []), folder)
 
 
 def _read(dataset_name: str) -> COCO:
@@ -85,12 +89,14 @@ class ImageTruth:
         id: of the image.
         height, width: in pixels.
         annotations: all of the image, crowd regions too.
+        file: where its pixels are.
     """
 
-    def __init__(self, json_file: str, image: dict[str, Any], annotations: list[Annotation]):
+    def __init__(self, json_file: str, image: dict[str, Any], annotations: list[Annotation], folder: str = ""):
         self.id = image["id"]
         self.height, self.width = int(image["height"]), int(image["width"])
         self.annotations = annotations
+        self.file = os.path.join(folder, image.get("file_name", ""))
         self._json_file = json_file
 
     @property
@@ -154,6 +160,39 @@ class ImageTruth:
         shares = mask_util.iou(boxes, [self.mask(annotation) for annotation in objects], [1] * len(objects))
         np.fill_diagonal(shares, 0)
         return {annotation["id"]: float(share) for annotation, share in zip(objects, shares.max(axis=1), strict=True)}
+
+    @cached_property
+    def neighbors(self) -> dict[Any, list[Annotation]]:
+        """The objects that touch each object, by annotation id: whose masks have pixels in or next to its mask."""
+        objects = self.objects
+        masks = [self.mask(annotation) for annotation in objects]
+        if not masks:
+            return {}
+        # A pixel more on every side, corners included.
+        around = np.ones((3, 3), np.uint8)
+        grown = [mask_util.encode(np.asfortranarray(cv2.dilate(mask_util.decode(mask), around))) for mask in masks]
+        touch = mask_util.iou(grown, masks, [0] * len(masks)) > 0
+        np.fill_diagonal(touch, False)
+        return {
+            annotation["id"]: [objects[i] for i in row.nonzero()[0]]
+            for annotation, row in zip(objects, touch, strict=True)
+        }
+
+    @cached_property
+    def colors(self) -> dict[Any, np.ndarray]:
+        """Mean colour of the pixels of each object, (3,) float32 in CIE L*a*b*, by annotation id.
+
+        Raises:
+            DatasetError: the image cannot be read, or has another size than the file says.
+        """
+        pixels = utils.read_image(self.file, "RGB").astype(np.float32) / 255
+        if pixels.shape[:2] != (self.height, self.width):
+            raise DatasetError(
+                f"{self.file} is {pixels.shape[:2]}, but {self._json_file} says {self.height, self.width}"
+            )
+        lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
+        masks = {annotation["id"]: mask_util.decode(self.mask(annotation)).astype(bool) for annotation in self.objects}
+        return {key: lab[mask].mean(axis=0) if mask.any() else np.full(3, np.nan) for key, mask in masks.items()}
 
     def _where(self, annotation: Annotation) -> str:
         return f"{self._json_file}: annotation {annotation['id']} of image {self.id!r}"

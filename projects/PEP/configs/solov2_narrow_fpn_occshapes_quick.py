@@ -1,5 +1,9 @@
 """A narrow SOLOv2 on OccShapes: minutes of training on two CPU cores."""
 
+from detectron2.config import LazyCall as L
+
+from instseg_d2.evaluation import touching_same_class
+
 from ....configs.common.data.occshapes import dataloader
 from ....configs.common.models.solov2_narrow_fpn import model
 from ....configs.common.optim.adamw import optimizer
@@ -7,4 +11,7 @@ from ....configs.common.optim.schedules import cosine as lr_multiplier
 from ....configs.common.train.quick import train
 
 model.num_classes = 10
+dataloader.evaluator.instance_subsets = [L(touching_same_class)()]
+optimizer.lr = 2e-3
+train.recipe.lr = 2e-3
 train.output_dir = "./output/solov2_narrow_fpn_occshapes_quick"

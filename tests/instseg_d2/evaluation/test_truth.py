@@ -2,11 +2,20 @@
 
 import uuid
 
+import cv2
+import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
 from instseg_d2.data import DatasetError
-from instseg_d2.evaluation import GroundTruth, area_between, covered_between, overlap_at_least
+from instseg_d2.evaluation import (
+    GroundTruth,
+    area_between,
+    covered_between,
+    overlap_at_least,
+    touching_same_class,
+    touching_same_color,
+)
 from instseg_d2.evaluation.instance_subsets import selected_ids
 
 
@@ -36,6 +45,56 @@ def test_overlap_counts_the_mask_of_the_other_not_its_box(dataset, annotation):
     overlaps = image_of(dataset(truth)).overlaps
     assert overlaps[1] == pytest.approx(0.5, abs=0.03)
     assert overlaps[2] == 1
+
+
+def neighbors(name, image_id=1):
+    return {key: {one["id"] for one in others} for key, others in image_of(name, image_id).neighbors.items()}
+
+
+def test_neighbors_lie_side_by_side_or_corner_to_corner(dataset, annotation):
+    truth = [
+        annotation(1, 1, 3, (10, 10, 20, 20)),
+        annotation(2, 1, 3, (20, 10, 30, 20)),
+        annotation(3, 1, 8, (30, 20, 35, 25)),
+        annotation(4, 1, 3, (37, 20, 40, 25)),
+        annotation(5, 1, 3, (0, 0, 80, 60), iscrowd=1),
+        annotation(6, 2, 3, (10, 10, 20, 20)),
+    ]
+    name = dataset(truth, images=3)
+    assert neighbors(name) == {1: {2}, 2: {1, 3}, 3: {2}, 4: set()}
+    assert neighbors(name, 2) == {6: set()}
+    assert neighbors(name, 3) == {}
+    assert selected_ids(GroundTruth(name), [touching_same_class()]) == [{1, 2}]
+
+
+def test_neighbors_of_nearly_one_color(dataset, annotation, tmp_path):
+    """A red object beside a slightly darker one and a blue one; the blue one beside a red one of its class."""
+    truth = [
+        annotation(1, 1, 3, (10, 10, 20, 20)),
+        annotation(2, 1, 8, (20, 10, 30, 20)),
+        annotation(3, 1, 20, (10, 20, 20, 30)),
+        annotation(4, 1, 20, (10, 30, 20, 40)),
+        annotation(5, 1, 3, (60, 10, 70, 20)),
+    ]
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    for one, color in zip(truth, [(0, 0, 250), (0, 0, 230), (250, 0, 0), (0, 0, 250), (0, 0, 250)], strict=True):
+        x, y, width, height = one["bbox"]
+        pixels[y : y + height, x : x + width] = color
+    cv2.imwrite(str(tmp_path / "1.png"), pixels)
+    name = dataset(truth, images=1)
+    MetadataCatalog.get(name).image_root = str(tmp_path)
+    # Pure red in L*a*b*, of colorimetry's tables: 53.2, 80.1, 67.2; a brightness of 250 of 255 is a little less.
+    assert image_of(name).colors[1] == pytest.approx([52.2, 78.9, 66.2], abs=0.5)
+    assert selected_ids(GroundTruth(name), [touching_same_color()]) == [{1, 2}]
+    assert selected_ids(GroundTruth(name), [touching_same_color(distance=1)]) == [set()]
+
+
+def test_colors_of_an_image_of_another_size(dataset, annotation, tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((60, 70, 3), np.uint8))
+    name = dataset([annotation(1, 1, 3, (10, 10, 20, 20))], images=1)
+    MetadataCatalog.get(name).image_root = str(tmp_path)
+    with pytest.raises(DatasetError, match="1.png is"):
+        _ = image_of(name).colors
 
 
 def test_hidden_share_from_masks(dataset, annotation, rle):
