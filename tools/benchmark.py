@@ -188,6 +188,7 @@ def models(args: argparse.Namespace) -> None:
 
     from instseg_d2.benchmark import models as parts
     from instseg_d2.benchmark.compare import compare
+    from instseg_d2.benchmark.thresholds import lower_thresholds
     from instseg_d2.model_zoo import get_config
 
     is_training = args.mode == "train"
@@ -200,7 +201,7 @@ def models(args: argparse.Namespace) -> None:
         inputs = parts.batch_of(args.size, args.batch, instances=args.instances if is_training else 0)
         if is_training and "gt_occluders" in cfg.dataloader.train.mapper.get("extra_fields", ()):
             parts.add_occluders(inputs)
-        rescaled = parts.make_it_detect(model, inputs)
+        detects = parts.make_it_detect(model, inputs) or (not is_training and lower_thresholds(model, inputs))
         run = parts.training(model, cfg, inputs) if is_training else parts.inference(model, inputs)
         output = run()
         if is_training:
@@ -208,7 +209,7 @@ def models(args: argparse.Namespace) -> None:
         else:
             about = f"{sum(len(item['instances']) for item in output)} detections"
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        print(f"{name}: {size:.1f} M parameters, {about}" + ("" if rescaled else " with weights as initialised"))
+        print(f"{name}: {size:.1f} M parameters, {about}" + ("" if detects else " with weights as initialised"))
         steps.append(parts.step(name, model, run, device=args.device, clock=args.clock, is_training=is_training))
     pairs = [(index, 0) for index in range(1, len(steps))] or [(0, 0)]
     what = f"{args.mode}, {args.size} px, batch {args.batch}"

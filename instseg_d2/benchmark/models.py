@@ -17,6 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
 from instseg_d2.data import occluder_masks
+from instseg_d2.modeling.meta_arch.base import KernelDetector
 
 from .compare import Step
 
@@ -83,17 +84,53 @@ def _standardise(layer: nn.Module, outputs: torch.Tensor, std: float) -> None:
     layer.weight.mul_(scale.view(shape))
 
 
-@torch.no_grad()
 def make_it_detect(model: nn.Module, inputs: list[dict]) -> bool:
-    """Rescale the last layers of a randomly initialised Mask R-CNN until it detects about as a trained one does.
+    """Rescale the last layers of a model with random weights until it detects about as many as a trained one does.
 
-    With weights as they are initialised all classes are equally likely, nothing reaches the score threshold, and the
-    mask head has nothing to do. Afterwards the predictions on these inputs have the spread that lets boxes of all
-    sizes through the unchanged thresholds of the recipe.
+    With weights as they are initialised all classes are equally likely, nothing reaches the score threshold, and what
+    makes the masks has nothing to do. Afterwards the predictions on these inputs have the spread that lets some
+    through the unchanged thresholds of the recipe.
 
     Returns:
-        Whether the model has the parts of a Mask R-CNN on a feature pyramid; others are left as they are.
+        Whether the model has the parts of a Mask R-CNN on a feature pyramid, or predicts kernels in cells (SOLOv2,
+        PEP); others are left as they are.
     """
+    return _make_boxes(model, inputs) or _make_kernels(model, inputs)
+
+
+@torch.no_grad()
+def _make_kernels(model: nn.Module, inputs: list[dict], candidates: int = 600) -> bool:
+    """Let so many pairs of cell and class through, with masks of some hundred pixels."""
+    heads = [part for part in model.modules() if hasattr(part, "category_pred") and hasattr(part, "kernel_pred")]
+    if len(heads) != 1 or not isinstance(model, KernelDetector):
+        return False
+    maps: dict[str, list[torch.Tensor]] = {"category_pred": [], "kernel_pred": []}
+    handles = [
+        getattr(heads[0], name).register_forward_hook(
+            lambda _, __, output, kept=kept: kept.append(output.permute(0, 2, 3, 1).flatten(0, 2))
+        )
+        for name, kept in maps.items()
+    ]
+    model.eval()
+    features = model.backbone(model.preprocess_image(inputs).tensor)
+    model.predict(features)
+    for handle in handles:
+        handle.remove()
+    categories, kernels = (torch.cat(kept) for kept in maps.values())
+    _standardise(heads[0].category_pred, categories, 1.0)
+    normal = (categories - categories.mean(dim=0)) / categories.std(dim=0).clamp(min=1e-12)
+    # Logit of the thresholds of the recipes, a class probability of 0.1.
+    heads[0].category_pred.bias.add_(-2.2 - normal.flatten().topk(min(candidates, normal.numel())).values[-1])
+    shown = model.mask_branch([features[name] for name in model.mask_in_features])[0].flatten(1)
+    some = torch.linspace(0, len(kernels) - 1, 100).long()
+    normal = (kernels - kernels.mean(dim=0)) / kernels.std(dim=0).clamp(min=1e-12)
+    _standardise(heads[0].kernel_pred, kernels, 3.0 / (normal[some] @ shown).std().item())
+    return True
+
+
+@torch.no_grad()
+def _make_boxes(model: nn.Module, inputs: list[dict]) -> bool:
+    """The parts of a Mask R-CNN: boxes of all sizes get through."""
     needed = ("backbone", "proposal_generator.rpn_head.objectness_logits", "roi_heads.box_predictor.cls_score")
     modules = dict(model.named_modules())
     if any(name not in modules for name in needed) or not hasattr(model.backbone, "fpn_output2"):

@@ -75,6 +75,17 @@ def test_lowered_thresholds_give_the_mask_head_work(name):
     assert counts[head] > 0
 
 
+@pytest.mark.parametrize("name", ["PEP/solov2_narrow_fpn_occshapes_quick", "PEP/pep_narrow_fpn_occshapes_quick"])
+def test_models_that_predict_kernels_are_made_to_detect(name):
+    torch.manual_seed(0)
+    model, inputs = instantiate(get_config(name).model).eval(), batch_of(96, 1)
+    assert len(inference(model, inputs)()[0]["instances"]) == 0
+    assert make_it_detect(model, inputs)
+    found = inference(model, inputs)()[0]["instances"]
+    assert 10 < len(found) <= 100
+    assert found.pred_masks.shape == (len(found), 96, 128)
+
+
 def test_threshold_lets_the_best_candidates_through():
     model, inputs = tiny_mask_rcnn().eval(), batch_of(64, 1)
     predictor = model.roi_heads.box_predictor
