@@ -74,6 +74,7 @@ _quick_table = Table(
     metrics=_METRICS,
     rows=(
         _quick("narrow baseline", _NO_EXCAVATING, _NO_PURIFYING),
+        _quick("narrow baseline without NMS", _NO_EXCAVATING, _NO_PURIFYING, "model.decoder.matrix_nms=false"),
         _quick("narrow with excavating", _NO_PURIFYING),
         _quick("narrow with purifying", _NO_EXCAVATING),
         _quick_pep,
@@ -83,6 +84,7 @@ _quick_table = Table(
         for row, baseline in (
             ("narrow with excavating", "narrow baseline"),
             ("narrow with purifying", "narrow baseline"),
+            ("narrow with purifying", "narrow baseline without NMS"),
             (_NARROW, "narrow with excavating"),
             (_NARROW, "narrow with purifying"),
         )
