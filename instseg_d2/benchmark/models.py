@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import nn
@@ -17,6 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
 from instseg_d2.data import occluder_masks
+from instseg_d2.data.indexed_masks import IndexedBitMasks
 from instseg_d2.modeling.meta_arch.base import KernelDetector
 
 from .compare import Step
@@ -51,7 +52,7 @@ def ellipse_instances(height: int, width: int, count: int, num_classes: int, see
         centre = rng.uniform(half, np.array([width, height]) - half)
         mask[:] = ((x - centre[0]) / half[0]) ** 2 + ((y - centre[1]) / half[1]) ** 2 <= 1
     instances = Instances((height, width))
-    instances.gt_masks = BitMasks(torch.from_numpy(masks))
+    instances.gt_masks = IndexedBitMasks(torch.from_numpy(masks))
     instances.gt_boxes = Boxes(instances.gt_masks.get_bounding_boxes().tensor)
     instances.gt_classes = torch.from_numpy(rng.integers(0, num_classes, count))
     return instances
@@ -60,7 +61,7 @@ def ellipse_instances(height: int, width: int, count: int, num_classes: int, see
 def add_occluders(inputs: list[dict]) -> None:
     """Give ground truth the occluders that some mask heads ask for; others would carry them along for nothing."""
     for truth in (item["instances"] for item in inputs):
-        truth.gt_occluders = BitMasks(occluder_masks(truth.gt_masks.tensor, truth.gt_boxes.tensor))
+        truth.gt_occluders = IndexedBitMasks(occluder_masks(truth.gt_masks.tensor, truth.gt_boxes.tensor))
 
 
 def batch_of(size: int, batch: int, *, instances: int = 0, num_classes: int = 1) -> list[dict]:

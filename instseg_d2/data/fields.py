@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from pycocotools import mask as mask_util
 
 from .occluders import OccluderRule, cut_at_boxes, occluder_masks, pixel_windows, read_stored_occluders
+from .shared_map import SharedMap
 
-EXTRA_FIELDS = ("gt_has_mask", "gt_occluders", "gt_amodal_masks", "gt_ids")
+EXTRA_FIELDS = ("gt_has_mask", "gt_occluders", "gt_amodal_masks", "gt_ids", "gt_seen", "gt_image")
 
 Annotation = dict[str, Any]
 
@@ -27,8 +28,9 @@ def check_fields(extra_fields: Sequence[str], use_instance_mask: bool, mask_form
     unknown = sorted(names - set(EXTRA_FIELDS))
     if isinstance(extra_fields, str) or unknown:
         raise ValueError(f"extra_fields={extra_fields!r}: must be a list of names of {', '.join(EXTRA_FIELDS)}")
-    if not use_instance_mask and names - {"gt_ids"}:
-        raise ValueError(f"{', '.join(sorted(names - {'gt_ids'}))} come from masks: needs use_instance_mask=True")
+    from_masks = names - {"gt_ids", "gt_image"}
+    if not use_instance_mask and from_masks:
+        raise ValueError(f"{', '.join(sorted(from_masks))} come from masks: needs use_instance_mask=True")
     if "gt_occluders" in names and mask_format != "bitmask":
         raise ValueError("gt_occluders needs instance_mask_format='bitmask'")
     return names
@@ -182,6 +184,22 @@ def occluders(
         polygons = [entries[index]["bg_object_segmentation"] for index in stored]
         masks[stored] = cut_at_boxes(_transformed(polygons, transforms, instances.image_size), boxes[stored])
     return BitMasks(masks)
+
+
+def seen_area(instances: Instances, has_mask: torch.Tensor) -> SharedMap:
+    """Where in the augmented image masks lie that may be seen, a map (1, H, W) bool; hidden ones add nothing.
+
+    Args:
+        instances: of the augmented image, with `gt_masks` unless there are none.
+        has_mask: (N,) bool.
+    """
+    area = torch.zeros(1, *instances.image_size, dtype=torch.bool)
+    if has_mask.any():
+        seen = instances.gt_masks[has_mask]
+        if isinstance(seen, PolygonMasks):
+            seen = BitMasks.from_polygon_masks(seen, *instances.image_size)
+        area[0] = seen.tensor.any(dim=0)
+    return SharedMap(area, len(has_mask))
 
 
 def _transformed(

@@ -12,7 +12,9 @@ from detectron2.structures import Instances
 
 from . import fields
 from .errors import SampleError
+from .indexed_masks import share_bitmaps
 from .occluders import OccluderRule
+from .shared_map import SharedMap
 
 _MASK_FORMATS = ("bitmask", "polygon")
 
@@ -35,6 +37,14 @@ class InstanceMapper:
       authors publish them, where an annotation has these (not with `front_only`).
     - `gt_amodal_masks` BitMasks: the whole objects, from `amodal_segmentation`; the filled box of a hidden one.
     - `gt_ids` (N,) int64: identity in a video, from `instance_id`.
+    - `gt_seen` `SharedMap` (1, H, W) bool: where any mask lies that may be seen, one map for all instances.
+    - `gt_image` `SharedMap` (C, H, W) uint8: the augmented image itself, for losses that look at colours.
+
+    Bitmaps are `IndexedBitMasks`: regions of the same object share them.
+
+    With `image_box`, samples of training have an entry of that name: the edges (x0, y0, x1, y1), floats, that the whole
+    original image has in pixels of the augmented one. They lie beyond it where a crop has cut the image; what is not
+    between them is padding.
 
     Args:
         is_train: with annotations, or the image alone.
@@ -44,8 +54,9 @@ class InstanceMapper:
         instance_mask_format: "bitmask", or "polygon", which takes polygons alone.
         recompute_boxes: take boxes from the augmented masks instead of the augmented boxes, as cropping asks for.
         num_classes: when given, a class index outside [0, num_classes) is an error.
-        extra_fields: of `gt_has_mask`, `gt_occluders`, `gt_amodal_masks`, `gt_ids`.
+        extra_fields: of `gt_has_mask`, `gt_occluders`, `gt_amodal_masks`, `gt_ids`, `gt_seen`, `gt_image`.
         occluder_rule: which instances are occluders; BCNet's rule by default.
+        image_box: say where the image lies, for losses that look at colors; augmentations must keep it upright.
 
     Raises:
         SampleError: a record cannot be mapped; the message names the file, the image id and the annotation id.
@@ -63,6 +74,7 @@ class InstanceMapper:
         num_classes: int | None = None,
         extra_fields: Sequence[str] = (),
         occluder_rule: OccluderRule | None = None,
+        image_box: bool = False,
     ):
         if instance_mask_format not in _MASK_FORMATS:
             raise ValueError(f"instance_mask_format='{instance_mask_format}': must be one of {_MASK_FORMATS}")
@@ -77,6 +89,7 @@ class InstanceMapper:
         self.recompute_boxes = recompute_boxes
         self.num_classes = num_classes
         self.occluder_rule = occluder_rule or OccluderRule()
+        self.image_box = image_box
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map one record, which stays as it is."""
@@ -88,10 +101,16 @@ class InstanceMapper:
             transforms = self.augmentations(augmented)
             image = augmented.image
             sample["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            if self.is_train and self.image_box:
+                height, width = height_width
+                edges = transforms.apply_box(np.array([[0.0, 0.0, width, height]]))[0]
+                sample["image_box"] = tuple(edges.tolist())
             if self.is_train and "annotations" in record:
                 annotations = self.read_annotations(record, height_width)
                 instances = self.build_instances(record, annotations, transforms, image.shape[:2])
-                sample["instances"] = _without_empty(instances)
+                if "gt_image" in self.extra_fields:
+                    instances.gt_image = SharedMap(sample["image"], len(instances))
+                sample["instances"] = share_bitmaps(_without_empty(instances))
         return sample
 
     def read_image(self, sample: dict[str, Any]) -> np.ndarray:
@@ -134,6 +153,8 @@ class InstanceMapper:
         if self.num_classes is not None and not 0 <= category < self.num_classes:
             raise ValueError(f"class index {category} is outside [0, {self.num_classes}), the range of num_classes")
         result = {key: value for key, value in annotation.items() if key not in ("segmentation", "keypoints")}
+        # detectron2 rounds boxes of whole numbers down when it resizes them.
+        result["bbox"] = box.tolist()
         visible = bool(self.use_instance_mask and annotation.get("has_mask", True) and annotation.get("segmentation"))
         if visible:
             result["segmentation"] = fields.read_mask(
@@ -185,6 +206,8 @@ class InstanceMapper:
             instances.gt_amodal_masks = fields.amodal_masks(entries, instances, transforms)
         if "gt_ids" in self.extra_fields:
             instances.gt_ids = torch.tensor([entry["instance_id"] for entry in entries], dtype=torch.int64)
+        if "gt_seen" in self.extra_fields:
+            instances.gt_seen = fields.seen_area(instances, has_mask)
         return instances
 
 

@@ -54,9 +54,13 @@ def test_output_is_that_of_detectron2(records, is_train, recompute_boxes):
     reference = DatasetMapper(is_train, use_instance_mask=True, instance_mask_format="bitmask", **options)
     ours = mapper(is_train=is_train, **options)
     for record in records:
+        # of whole numbers, which detectron2 rounds down
+        fractions = copy.deepcopy(record)
+        for annotation in fractions["annotations"]:
+            annotation["bbox"] = [float(x) for x in annotation["bbox"]]
         for seed in range(5):
             np.random.seed(seed)
-            expected = reference(record)
+            expected = reference(fractions)
             np.random.seed(seed)
             assert_same_sample(ours(record), expected)
 
@@ -106,6 +110,13 @@ def test_whole_number_polygons_scale_like_fractions(records):
     results = [ours(record)["instances"].gt_masks.polygons[0][0] for record in (fractions, whole)]
     np.testing.assert_allclose(results[0], np.array([1, 1, 8, 1, 8, 7]) * 1.25)
     np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_whole_number_boxes_scale_like_fractions(records):
+    record = copy.deepcopy(records[1])
+    record["annotations"][0].update(bbox=[1, 1, 7, 6], bbox_mode=BoxMode.XYWH_ABS)
+    boxes = mapper(augmentations=[T.Resize((50, 75))], use_instance_mask=False)(record)["instances"].gt_boxes
+    np.testing.assert_allclose(boxes.tensor[0], np.array([1, 1, 8, 7]) * 1.25)
 
 
 def test_uncompressed_run_lengths(records):
@@ -300,3 +311,55 @@ def test_records_of_the_ordinary_loader(content, write):
     record = load_coco_json(str(path), str(root))[0]
     assert "id" not in record["annotations"][0]
     assert len(mapper()(record)["instances"]) == 2
+
+
+def large_scale_jitter(size=48):
+    return [T.RandomFlip(), T.ResizeScale(0.3, 4.0, size, size), T.FixedSizeCrop((size, size))]
+
+
+def test_image_box_is_where_the_image_lies(records):
+    """A map of ones, transformed with the image, has its content there, up to the rounding of pixels."""
+    ours, record = mapper(augmentations=large_scale_jitter(), image_box=True), records[0]
+    padded = cut = 0
+    for seed in range(12):
+        np.random.seed(seed)
+        left, top, right, bottom = ours(record)["image_box"]
+        np.random.seed(seed)
+        augmented = T.AugInput(np.zeros((40, 60, 3), dtype=np.uint8), sem_seg=np.ones((40, 60), dtype=np.uint8))
+        T.AugmentationList(large_scale_jitter())(augmented)
+        content = augmented.sem_seg == 1
+        inside = np.zeros((48, 48), dtype=bool)
+        inside[round(max(top, 0)) : round(bottom), round(max(left, 0)) : round(right)] = True
+        assert np.array_equal(content, inside)
+        padded += not content.all()
+        cut += min(left, top) < 0 or max(right, bottom) > 48
+    assert padded > 2
+    assert cut > 2
+
+
+def test_image_box_is_given_in_training_when_asked_for(records):
+    assert mapper(image_box=True)(records[0])["image_box"] == (0, 0, 60, 40)
+    assert "image_box" not in mapper()(records[0])
+    assert "image_box" not in mapper(is_train=False, image_box=True)(records[0])
+
+
+def test_jittered_boxes_are_those_of_the_annotations_clipped_and_filtered(records):
+    """Whatever the masks are: in training on boxes these are not read."""
+    ours = mapper(augmentations=large_scale_jitter(), use_instance_mask=False, image_box=True)
+    seen = 0
+    for seed in range(16):
+        broken = copy.deepcopy(records[0])
+        for annotation in broken["annotations"]:
+            annotation["segmentation"] = [[0, 0, 1, 0, 1, 1]]
+        np.random.seed(seed)
+        sample = ours(broken)
+        boxes = sample["instances"].gt_boxes.tensor
+        np.random.seed(seed)
+        augmented = T.AugInput(np.zeros((40, 60, 3), dtype=np.uint8))
+        transforms = T.AugmentationList(large_scale_jitter())(augmented)
+        corners = np.array([[10.0, 5, 30, 15], [40, 20, 50, 32]])
+        expected = transforms.apply_box(corners).clip(0, 48)
+        expected = expected[((expected[:, 2:] - expected[:, :2]) > 1e-5).all(axis=1)]
+        np.testing.assert_allclose(boxes.numpy(), expected, atol=1e-4)
+        seen += len(boxes)
+    assert 0 < seen < 32

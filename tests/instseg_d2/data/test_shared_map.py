@@ -1,0 +1,47 @@
+import pickle
+
+import pytest
+import torch
+from detectron2.structures import BitMasks, Instances
+
+from instseg_d2.data.shared_map import SharedMap
+from instseg_d2.testing import fake_instances
+
+
+@pytest.mark.parametrize(
+    ("item", "count"),
+    [
+        (torch.tensor([True, False, True]), 2),
+        (torch.tensor([0, 2, 2, 1, 0]), 5),
+        (torch.zeros(0, dtype=torch.int64), 0),
+        (slice(1, None), 2),
+        ([0, 1], 2),
+        (2, 1),
+    ],
+)
+def test_rows_share_the_map(item, count):
+    instances = Instances((4, 6), scene=SharedMap(torch.rand(1, 4, 6), 3), number=torch.arange(3))
+    part = instances[item].scene
+    assert len(part) == count
+    assert part.tensor is instances.scene.tensor
+
+
+def test_goes_to_other_devices_and_processes():
+    shared = SharedMap(torch.ones(1, 4, 6), 3)
+    moved = Instances((4, 6), scene=shared).to("meta").scene
+    assert (moved.tensor.device.type, len(moved)) == ("meta", 3)
+    copy = pickle.loads(pickle.dumps(shared))
+    assert torch.equal(copy.tensor, shared.tensor)
+    assert len(copy) == 3
+    assert "(1, 4, 6)" in repr(shared)
+
+
+def test_crops_as_masks_do():
+    torch.manual_seed(0)
+    truth = fake_instances(32, 48, [[4, 4, 30, 20]])
+    boxes = torch.tensor([[2.0, 3.0, 40.0, 30.0], [10.5, 6.2, 20.1, 19.9], [-5, -5, 60, 40]])
+    expected = BitMasks(truth.gt_masks.tensor.expand(3, -1, -1)).crop_and_resize(boxes, 14)
+    crops = SharedMap(truth.gt_masks.tensor, 3).crop_and_resize(boxes, 14)
+    assert crops.shape == (3, 1, 14, 14)
+    assert torch.equal(crops[:, 0] >= 0.5, expected)
+    assert SharedMap(truth.gt_masks.tensor, 0).crop_and_resize(boxes[:0], 14).shape == (0, 1, 14, 14)
