@@ -19,8 +19,9 @@ from tqdm import tqdm
 from instseg_d2.data.media import MediaError, find_media, is_video, load_image, read_frames, video_info
 from instseg_d2.engine import Predictor
 from instseg_d2.engine.auxiliary_maps import keep_auxiliary_maps
+from instseg_d2.engine.mask_annotation import annotate_masks, read_boxes
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
-from instseg_d2.files import write_whole
+from instseg_d2.files import replacing, write_whole
 from instseg_d2.visualization import draw_instances
 from instseg_d2.visualization.strips import draw_strips
 
@@ -29,6 +30,8 @@ examples:
   python tools/predict.py --config-file NAME --weights model_final.pth --input photo.jpg --output out
   python tools/predict.py --config-file NAME --weights model_final.pth --input folder 'more/*.png' clip.mp4 --output out
   python tools/predict.py --config-file NAME --weights model_final.pth --input folder --output out --strips
+  python tools/predict.py --config-file NAME --weights model_final.pth --input images --boxes boxes.json \
+      --save-masks masks.json
 
 The output folder gets an overlay for every image (a video for every video) and predictions.json: a COCO data set of
 the predictions, with a score in each annotation. A file that cannot be read is named, skipped, and makes the exit
@@ -36,6 +39,11 @@ code 1; Ctrl-C keeps what is done.
 
 --strips also writes <image>_strips.png: for each instance everything that the mask head predicts, such as occluder and
 contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it. Videos have none.
+
+--save-masks turns a COCO data set of boxes into one with masks: of each annotation of --boxes the model draws the mask
+in the given box, for the given class, and all else in the file stays. --input is then the folder of its images. Masks
+are cut at their boxes. Annotations that have a mask keep it; crowd regions get none. The exit code is 1 when an image
+cannot be read. The file is written at the end, as a whole.
 """
 
 
@@ -187,11 +195,40 @@ def _prepare_strips(predictor: Predictor) -> None:
         )
 
 
+def _predictor(args: argparse.Namespace) -> Predictor:
+    return Predictor.from_config(args.config_file, weights=args.weights, overrides=args.opts, device=args.device)
+
+
+def _print_some(texts: list[str], limit: int = 20) -> None:
+    for text in texts[:limit]:
+        print(f"  {text}", file=sys.stderr)
+    if len(texts) > limit:
+        print(f"  ... and {len(texts) - limit} more", file=sys.stderr)
+
+
+def save_masks(args: argparse.Namespace) -> int:
+    """Segment the boxes of a data set and write it with masks; returns the exit code."""
+    (image_root,) = args.input
+    content = read_boxes(args.boxes, image_root)
+    args.save_masks.parent.mkdir(parents=True, exist_ok=True)
+    # Entered before the work, so that a place that cannot be written to is told at once.
+    with replacing(args.save_masks) as partial:
+        partial.touch()
+        result = annotate_masks(_predictor(args), content, image_root, batch_size=args.batch_size, progress=True)
+        partial.write_text(json.dumps(result.content))
+    _print_some([*result.unreadable, *result.without])
+    print(
+        f"{result.predicted} masks predicted, {result.kept} kept, {len(result.without)} boxes without one: "
+        f"{args.save_masks}" + (f"; {len(result.unreadable)} images could not be read" if result.unreadable else "")
+    )
+    return 1 if result.unreadable else 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict all inputs; returns the exit code."""
     paths = find_media(args.input)
     Path(args.output).mkdir(parents=True, exist_ok=True)
-    predictor = Predictor.from_config(args.config_file, weights=args.weights, overrides=args.opts, device=args.device)
+    predictor = _predictor(args)
     if args.strips:
         _prepare_strips(predictor)
     job = Job(args, predictor)
@@ -223,7 +260,7 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, help="the recipe: a file or a name of the model zoo")
     parser.add_argument("--weights", required=True, help="checkpoint of that recipe")
     parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders, glob patterns")
-    parser.add_argument("--output", required=True, help="folder for overlays and predictions.json")
+    parser.add_argument("--output", help="folder for overlays and predictions.json")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="keep predictions from it on (default 0.5)")
     parser.add_argument("--batch-size", type=int, default=1, help="images in one pass (default 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
@@ -237,20 +274,43 @@ def parse() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="write what the mask head predicts of the ROWS best instances of each image (default 8)",
     )
+    parser.add_argument("--boxes", type=Path, metavar="JSON", help="a COCO data set whose boxes --save-masks segments")
+    parser.add_argument(
+        "--save-masks", type=Path, metavar="JSON", help="where to write that data set with masks; see below"
+    )
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of config keys")
     return parser
+
+
+def _wrong_usage(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags taken together."""
+    if (args.boxes is None) != (args.save_masks is None):
+        return "--boxes and --save-masks go together: the boxes to segment, and where to write them with masks"
+    if args.save_masks is None:
+        if args.output is None:
+            return "the following arguments are required: --output"
+        return "--strips draws at least one instance" if args.strips < 0 else None
+    if args.output or args.strips:
+        return "--save-masks writes one file and draws nothing: leave --output and --strips out"
+    if len(args.input) != 1 or not Path(args.input[0]).is_dir():
+        return f"with --save-masks, --input is the one folder of the images, not '{' '.join(args.input)}'"
+    if args.save_masks.is_dir():
+        return f"--save-masks names a file to write, and '{args.save_masks}' is a folder"
+    if args.save_masks.resolve() == args.boxes.resolve():
+        return "--save-masks would write over --boxes: name another file"
+    return None
 
 
 def main() -> int:
     """Parse and run; a mistake of the user is one sentence."""
     parser = parse()
     args = parser.parse_args()
-    if args.strips < 0:
-        parser.error("--strips draws at least one instance")
+    if wrong := _wrong_usage(args):
+        parser.error(wrong)
     try:
-        return run(args)
+        return run(args) if args.save_masks is None else save_masks(args)
     except USER_MISTAKES as error:
-        parser.exit(2, f"{parser.prog}: error: {describe(error, args.output)}\n")
+        parser.exit(2, f"{parser.prog}: error: {describe(error, args.output or args.save_masks.parent)}\n")
 
 
 if __name__ == "__main__":

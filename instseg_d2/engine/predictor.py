@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import Metadata, MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from instseg_d2.checkpoint import load_weights
 from instseg_d2.model_zoo import get_config
 
 from .fusion import fuse_for_inference
-from .overrides import apply_overrides
+from .overrides import SettingError, apply_overrides
 from .run import resolve_device
 
 
@@ -102,9 +103,47 @@ class Predictor:
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
         """Predict several images, of any sizes, in one pass; images and outputs as in `__call__`."""
         inputs = [self._preprocess(image) for image in images]
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        with self._autocast():
             return self.model(inputs)
+
+    @torch.inference_mode()
+    def segment_batch(
+        self, images: Sequence[np.ndarray], boxes: Sequence[torch.Tensor], classes: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Segment the objects in given boxes; nothing is detected.
+
+        Args:
+            images: as in `__call__`.
+            boxes: per image (N, 4) float32 xyxy in pixels of the image, inside of it and not empty.
+            classes: per image (N,) int64, class indices of the model.
+
+        Returns:
+            per image the masks (N, H, W) bool of the boxes in their order; they may be empty, or leave their box.
+
+        Raises:
+            SettingError: the model cannot be given boxes, or predicts no masks.
+        """
+        name = type(self.model).__name__
+        if not hasattr(self.model, "inference"):
+            raise SettingError(
+                f"{name} has no inference(..., detected_instances=...) to give boxes to; use another model"
+            )
+        inputs = [self._preprocess(image) for image in images]
+        given = [_as_detections(*entry) for entry in zip(inputs, boxes, classes, strict=True)]
+        with self._autocast():
+            outputs = self.model.inference(inputs, detected_instances=given)
+        found = [output["instances"] for output in outputs]
+        for instances, expected in zip(found, boxes, strict=True):
+            if not instances.has("pred_masks") or len(instances) != len(expected):
+                raise SettingError(
+                    f"{name} was given {len(expected)} boxes and returned {len(instances)} instances with "
+                    f"{', '.join(instances.get_fields())}; use a model that returns 'pred_masks' for each box"
+                )
+        return [instances.pred_masks.bool() for instances in found]
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def _preprocess(self, image: np.ndarray) -> dict:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -115,3 +154,12 @@ class Predictor:
         self.augmentations(augmented)
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         return {"image": torch.from_numpy(pixels), "height": height, "width": width}
+
+
+def _as_detections(item: dict, boxes: torch.Tensor, classes: torch.Tensor) -> Instances:
+    """Boxes of an image as detections in the pixels of the network's input."""
+    height, width = item["image"].shape[-2:]
+    scaled = Boxes(boxes.float().clone())
+    scaled.scale(width / item["width"], height / item["height"])
+    scaled.clip((height, width))
+    return Instances((height, width), pred_boxes=scaled, pred_classes=classes, scores=torch.ones(len(boxes)))

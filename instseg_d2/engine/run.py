@@ -73,15 +73,30 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     Returns:
         `{task: {metric: value}}` with AP in percent on the main process, `{}` on others, and for a data set without
         ground truth (its predictions are in `coco_instances_results.json`, ready to upload).
+
+    Raises:
+        DatasetError: the data set has boxes only, and masks are to be evaluated.
     """
-    loader = instantiate(cfg.dataloader.test)
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    results = _evaluate_detections(cfg, model)
     for node in cfg.dataloader.get("further_evaluations") or ():
         results.update(instantiate(node)(model))
     if results and comm.is_main_process():
         print_csv_format(results)
         write_whole(Path(cfg.train.output_dir) / "results.json", json.dumps(results, indent=1))
     return results
+
+
+def _evaluate_detections(cfg: DictConfig, model: nn.Module) -> dict:
+    loader = instantiate(cfg.dataloader.test)
+    try:
+        return inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    except KeyError as error:
+        if error.args != ("segmentation",):  # what pycocotools misses
+            raise
+        raise DatasetError(
+            f"the model predicts masks, but data set '{cfg.dataloader.test.dataset.names}' (dataloader.test) has "
+            "annotations without: evaluate boxes alone with +dataloader.evaluator.tasks=[bbox], or on another data set"
+        ) from error
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict:

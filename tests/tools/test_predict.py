@@ -10,7 +10,11 @@ from detectron2.config import instantiate
 from pycocotools.coco import COCO
 
 from instseg_d2.checkpoint import Checkpointer
+from instseg_d2.data import DatasetError, register_coco
+from instseg_d2.data.checks import check_dataset
+from instseg_d2.engine.run import evaluate
 from instseg_d2.model_zoo import get_config
+from instseg_d2.testing import write_tiny_coco
 
 ROOT = Path(__file__).resolve().parents[2]
 _BCNET = """
@@ -143,3 +147,130 @@ def test_strips_of_a_model_without_further_maps(tool, tiny_recipe, weights, tmp_
     strips = cv2.imread(str(tmp_path / "pred" / "1_strips.png"))
     assert strips.shape[1] == 8 + 3 * 168  # image, soft mask, mask
     assert tool(*call, "--strips", -1)[0] == 2
+
+
+@pytest.fixture
+def boxes_recipe(tmp_path):
+    """A config file that trains BoxInst on a data set without any mask, as a user writes it, its json and images."""
+    json_file, images = write_tiny_coco(tmp_path / "data")
+    content = json.loads(json_file.read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    json_file.write_text(json.dumps(content))
+    path = tmp_path / "boxes.py"
+    path.write_text(
+        f"""
+from instseg_d2.data import register_coco
+from instseg_d2.model_zoo import get_config
+from instseg_d2.testing import tiny_condinst_config
+
+_data = register_coco({"boxes_" + tmp_path.name!r}, {str(json_file)!r}, {str(images)!r})
+_cfg = get_config("SIM/boxinst_narrow_fpn_occshapes_quick")
+dataloader, optimizer, lr_multiplier, train = (
+    _cfg[key] for key in ("dataloader", "optimizer", "lr_multiplier", "train")
+)
+model = tiny_condinst_config(_data.num_classes, recipe="boxinst")
+model.mask_threshold = 0.0  # hardly trained models may otherwise draw nothing
+dataloader.train.dataset.names = dataloader.test.dataset.names = _data.name
+dataloader.train.update(total_batch_size=2, num_workers=0)
+dataloader.test.num_workers = 0
+del dataloader.evaluator["category_subsets"], dataloader.evaluator["occlusion_bins"], dataloader["further_evaluations"]
+dataloader.evaluator.tasks = ["bbox"]
+train.update(max_iter=5, device="cpu", output_dir={str(tmp_path / "out")!r})
+"""
+    )
+    return path, json_file, images
+
+
+def save_masks(recipe, weights, json_file, images, target="made/masks.json"):
+    return [
+        "--config-file", recipe, "--weights", weights, "--device", "cpu",
+        "--input", images, "--boxes", json_file, "--save-masks", target,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_boxes_alone_become_a_data_set_with_masks(run_tool, tool, boxes_recipe, tmp_path):
+    recipe, json_file, images = boxes_recipe
+    done = run_tool("train_net.py", "--config-file", recipe)
+    assert done.returncode == 0, done.stderr
+    code, output, _ = tool(*save_masks(recipe, tmp_path / "out" / "model_final.pth", json_file, images))
+    assert code == 0
+    assert "6 masks predicted, 0 kept, 0 boxes without one: made/masks.json" in output
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["masks.json"]
+    content, before = json.loads((tmp_path / "made" / "masks.json").read_text()), json.loads(json_file.read_text())
+    assert content["images"] == before["images"]
+    assert [one["bbox"] for one in content["annotations"]] == [one["bbox"] for one in before["annotations"]]
+    assert check_dataset(content, images).is_usable
+    assert register_coco(f"masks_{tmp_path.name}", tmp_path / "made" / "masks.json", images).num_images == 4
+
+
+def test_evaluating_masks_against_boxes_alone_is_explained(boxes_recipe):
+    cfg = get_config(boxes_recipe[0])
+    del cfg.dataloader.evaluator["tasks"]
+    cfg.model.detector.test_score_thresh = 0.0
+    with pytest.raises(DatasetError, match=r"has annotations without: .* \+dataloader\.evaluator\.tasks=\[bbox\]"):
+        evaluate(cfg, instantiate(cfg.model))
+
+
+def test_masks_are_written_whole_or_not_at_all(tool, boxes_recipe, tmp_path, monkeypatch):
+    recipe, json_file, images = boxes_recipe
+    Checkpointer(instantiate(get_config(recipe).model), str(tmp_path)).write("weights")
+    call = save_masks(recipe, tmp_path / "weights.pth", json_file, images)
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "masks.json").write_text("older")
+    content = json.loads(json_file.read_text())
+    content["images"][1]["height"] = 65
+    json_file.write_text(json.dumps(content))
+    code, _, errors = tool(*call)
+    assert code == 2
+    assert "image 2 is 65 x 96 px" in errors
+    content["images"][1]["height"] = 64
+    json_file.write_text(json.dumps(content))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("instseg_d2.engine.predictor.Predictor.segment_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tool(*call)
+    assert [(path.name, path.read_text()) for path in made.iterdir()] == [("masks.json", "older")]
+    (images / "2.png").write_bytes(b"no image")
+    code, output, errors = tool(*call)
+    assert code == 1
+    assert "4 masks predicted, 0 kept, 2 boxes without one: made/masks.json; 1 images could not be read" in output
+    assert "2.png" in errors
+    assert "annotation 3 of image 2: the image cannot be read" in errors
+    assert [path.name for path in made.iterdir()] == ["masks.json"]
+    assert sum("segmentation" in one for one in json.loads((made / "masks.json").read_text())["annotations"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--boxes": None}, "--boxes and --save-masks go together"),
+        ({"--save-masks": None}, "--boxes and --save-masks go together"),
+        ({"--boxes": None, "--save-masks": None}, "required: --output"),
+        ({"--output": "out"}, "leave --output and --strips out"),
+        ({"--input": "data/images/1.png"}, "--input is the one folder of the images"),
+        ({"--save-masks": "data"}, "'data' is a folder"),
+        ({"--save-masks": "data/../data/instances.json"}, "would write over --boxes"),
+        ({"--boxes": "nowhere.json"}, "no annotation file nowhere.json"),
+        ({"--input": "."}, "cannot be used"),
+    ],
+)
+def test_mistakes_with_masks_to_save(tool, tmp_path, change, words):
+    write_tiny_coco(tmp_path / "data")
+    flags = {
+        "--config-file": "tiny.py",
+        "--weights": "weights.pth",
+        "--input": "data/images",
+        "--boxes": "data/instances.json",
+        "--save-masks": "masks.json",
+    } | change
+    code, _, errors = tool(*(part for flag, value in flags.items() if value for part in (flag, value)))
+    assert code == 2
+    assert words in " ".join(errors.split())
+    assert not list(tmp_path.glob("masks.json*"))
