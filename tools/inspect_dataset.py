@@ -14,12 +14,16 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from instseg_d2.checkpoint import load_weights
 from instseg_d2.data.statistics import SampleStatistics
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.engine.overrides import SettingError, apply_overrides
+from instseg_d2.engine.pseudo_supervision import PseudoSupervisionProbe
+from instseg_d2.engine.run import build_model
 from instseg_d2.files import write_whole
 from instseg_d2.model_zoo import get_config
 from instseg_d2.visualization.samples import draw_sample, sheets
+from instseg_d2.visualization.sim import draw_pasting, draw_pseudo_supervision
 from instseg_d2.visualization.strips import draw_strips
 
 _EPILOG = """\
@@ -27,10 +31,16 @@ The recipe's data set goes through the recipe's mapper, so the pictures show res
 truth after them. A dashed white box marks an instance whose mask is hidden from the loss. Amodal masks, occluders and
 identities are drawn when the mapper gives them (dataloader.train.mapper.extra_fields). Images are chosen at random.
 
+Of a model that makes its masks itself (SIM), --pseudo-masks with its --weights draws what they are learned from:
+neighbors of one color, semantic and instance map, the pseudo mask with its ignored pixels, weights of the positives;
+and samples of copy-paste.
+
 examples:
   python tools/inspect_dataset.py --config-file Baselines/mask_rcnn_narrow_fpn_occshapes_quick --output output/inspect
   python tools/inspect_dataset.py --config-file CONFIG --split test --count 40 --seed 3
   python tools/inspect_dataset.py --config-file CONFIG '+dataloader.train.mapper.extra_fields=[gt_occluders]'
+  python tools/inspect_dataset.py --config-file SIM/sim_narrow_fpn_occshapes_quick --weights model_final.pth \
+      --pseudo-masks 8
 """
 
 
@@ -88,12 +98,36 @@ def _picture(sample: dict, image: np.ndarray, names: list[str] | None, side: int
     return draw_sample(image, sample["instances"], names, caption=caption, side=side)
 
 
+def _write(path: Path, picture: np.ndarray) -> None:
+    write_whole(path, cv2.imencode(".png", picture)[1].tobytes())
+
+
+def draw_pseudo_masks(
+    cfg: DictConfig, args: argparse.Namespace, kept: list[dict], is_rgb: bool, names: list[str] | None
+) -> None:
+    """Write what a model learns the masks of some mapped images from, and pastes of each into the next."""
+    model = build_model(cfg)
+    load_weights(model, args.weights)
+    probe = PseudoSupervisionProbe(model)
+    found = [probe(sample) for sample in tqdm(kept, desc="pseudo masks", unit="image", disable=None)]
+    pictures = [_image(sample, is_rgb) for sample in kept]
+    for number, (sample, maps, image) in enumerate(zip(kept, found, pictures, strict=True)):
+        drawn = draw_pseudo_supervision(image, sample["instances"], names, **vars(maps), rows=args.pseudo_masks)
+        _write(args.output / f"{args.split}_{number:02d}_pseudo_masks.png", drawn)
+    pairs = []
+    for sample, image, (pasted, truth) in zip(kept, pictures, probe.paste(kept, found), strict=False):
+        after = _image({"image": pasted}, is_rgb)
+        pairs.append(draw_pasting(image, sample["instances"], after, truth, names, side=args.side))
+    for number, sheet in enumerate(sheets(pairs)):
+        _write(args.output / f"{args.split}_pastes_{number:02d}.png", sheet)
+
+
 def run(args: argparse.Namespace) -> None:
     """Write sheets and statistics."""
     cfg = apply_overrides(get_config(args.config_file), args.opts)
     is_rgb = OmegaConf.select(cfg, f"dataloader.{args.split}.mapper.image_format") == "RGB"
     names = class_names(cfg, args.split)
-    statistics, pictures, strips = SampleStatistics(names), [], []
+    statistics, pictures, strips, kept = SampleStatistics(names), [], [], []
     for sample, annotations in samples(cfg, args.split, max(args.count, args.statistics), args.seed):
         if "instances" not in sample:
             raise SettingError(f"dataloader.{args.split} gives no ground truth: its records have no annotations")
@@ -101,16 +135,19 @@ def run(args: argparse.Namespace) -> None:
         if len(pictures) < args.count:
             image = _image(sample, is_rgb)
             pictures.append(_picture(sample, image, names, args.side))
+            if args.pseudo_masks:
+                kept.append(sample)
             if args.strips:
                 strips.append(draw_strips(image, sample["instances"], names, rows=args.strips))
     args.output.mkdir(parents=True, exist_ok=True)
     for number, strip in enumerate(strips):
-        path = args.output / f"{args.split}_{number:02d}_strips.png"
-        write_whole(path, cv2.imencode(".png", strip)[1].tobytes())
+        _write(args.output / f"{args.split}_{number:02d}_strips.png", strip)
     for number, sheet in enumerate(sheets(pictures)):
         path = args.output / f"{args.split}_{number:02d}.png"
-        write_whole(path, cv2.imencode(".png", sheet)[1].tobytes())
+        _write(path, sheet)
         print(path)
+    if args.pseudo_masks:
+        draw_pseudo_masks(cfg, args, kept, is_rgb, names)
     text = "\n".join(statistics.lines())
     write_whole(args.output / f"{args.split}_statistics.txt", f"{text}\n")
     print(text)
@@ -136,6 +173,14 @@ def parse() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="also write, for each image, the targets of its ROWS largest instances at the size that a loss sees",
     )
+    parser.add_argument(
+        "--pseudo-masks",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="also draw what SIM learns the masks of the ROWS largest objects of each image from; needs --weights",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of the recipe, for --pseudo-masks")
     parser.add_argument("--output", type=Path, default=Path("output/inspect"), help="folder (default output/inspect)")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of config keys, as of train_net.py")
     return parser
@@ -147,6 +192,8 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     if min(args.count, args.statistics) < 1 or args.side < 64:
         parser.error("--count and --statistics are at least 1, --side at least 64")
+    if bool(args.pseudo_masks) != bool(args.weights):
+        parser.error("--pseudo-masks and --weights go together: the model draws them")
     try:
         run(args)
     except USER_MISTAKES as error:

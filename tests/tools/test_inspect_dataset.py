@@ -3,6 +3,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from detectron2.config import instantiate
+
+from instseg_d2.checkpoint import Checkpointer
+from instseg_d2.model_zoo import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +90,36 @@ def test_image_that_cannot_be_read_is_named(tool, tiny_recipe, tmp_path):
     code, _, errors = tool("--config-file", tiny_recipe, "--output", tmp_path / "a")
     assert code == 2
     assert "2.png (id 2)" in errors
+
+
+def test_what_masks_are_learned_from(tool, tiny_recipe, tmp_path):
+    recipe = tiny_recipe.read_text()
+    line = "model = tiny_mask_rcnn_config(_data.num_classes)\n"
+    assert line in recipe
+    tiny_recipe.write_text(
+        recipe.replace("tiny_mask_rcnn_config", "tiny_condinst_config").replace(
+            "(_data.num_classes)", '(_data.num_classes, recipe="sim")\nmodel.paste_threshold = 0.3'
+        )
+    )
+    Checkpointer(instantiate(get_config(tiny_recipe).model), str(tmp_path)).write("weights")
+    call = ["--config-file", tiny_recipe, "--output", tmp_path / "a", "--count", 2, "--pseudo-masks", 2]
+    code, _, errors = tool(*call, "--weights", tmp_path / "weights.pth")
+    assert code == 0, errors
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"train_00.png", "train_statistics.txt", "train_pastes_00.png"} | {
+        f"train_0{number}_pseudo_masks.png" for number in (0, 1)
+    }
+    strips = cv2.imread(str(tmp_path / "a" / "train_00_pseudo_masks.png"))
+    assert strips.shape[1] == 8 + 6 * 168  # image, colors, semantic, instance, pseudo mask, positives
+    assert len(strips) > 2 * 160
+    code, _, errors = tool(*call)
+    assert code == 2
+    assert "--pseudo-masks and --weights go together" in errors
+
+
+def test_models_without_pseudo_masks_are_refused(tool, tiny_recipe, tmp_path):
+    Checkpointer(instantiate(get_config(tiny_recipe).model), str(tmp_path)).write("weights")
+    weights = ["--pseudo-masks", 2, "--weights", tmp_path / "weights.pth"]
+    code, _, errors = tool("--config-file", tiny_recipe, "--output", tmp_path / "a", *weights)
+    assert code == 2
+    assert "makes no pseudo masks; name a recipe of SIM" in errors

@@ -5,13 +5,41 @@ from typing import Any
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
 from torch import nn
+
+from instseg_d2.data.errors import DatasetError
 
 
 def ground_truth(batched_inputs: Sequence[dict], device: torch.device) -> list[Instances]:
     """The `instances` of each image, on the device."""
     return [item["instances"].to(device) for item in batched_inputs]
+
+
+def ground_truth_masks(truth: Instances) -> torch.Tensor:
+    """The masks of an image's objects (M, height, width) bool, on the device of the boxes.
+
+    Raises:
+        DatasetError: there are objects, but no masks.
+    """
+    if len(truth) == 0:
+        return torch.zeros(0, *truth.image_size, dtype=torch.bool, device=truth.gt_boxes.device)
+    if not truth.has("gt_masks"):
+        raise DatasetError(
+            f"an image of {truth.image_size} (height, width) with {len(truth)} objects has no ground-truth masks: let "
+            "the mapper give them (use_instance_mask=True), or train with a supervision by boxes"
+        )
+    masks = truth.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
+    return masks.tensor.to(truth.gt_boxes.device, torch.bool)
+
+
+def visible_masks(truth: Instances) -> torch.Tensor:
+    """(M,) bool: the objects of an image whose mask a loss may look at; all, unless `gt_has_mask` says otherwise."""
+    if truth.has("gt_has_mask"):
+        return truth.gt_has_mask
+    return torch.ones(len(truth), dtype=torch.bool, device=truth.gt_boxes.device)
 
 
 def output_sizes(batched_inputs: Sequence[dict], images: ImageList) -> list[tuple[int, int]]:

@@ -43,6 +43,10 @@ class DynamicMaskHead(nn.Module):
         self.upsampling = upsampling
         self.register_buffer("level_sizes", torch.tensor(list(level_sizes), dtype=torch.float32), persistent=False)
 
+    def parameters_of(self, instances: Sequence[Instances]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Weights and biases of the instances' networks, layer by layer, see `DynamicLayers.split`; one output each."""
+        return self.layers.split(torch.cat([x.extra for x in instances]).float())
+
     def forward(self, features: torch.Tensor, instances: Sequence[Instances], stride: int) -> torch.Tensor:
         """Compute the mask logits of all instances.
 
@@ -56,7 +60,7 @@ class DynamicMaskHead(nn.Module):
             (K, upsampling * H, upsampling * W) float32 logits, K instances in all; with K = 0 still part of the graph.
         """
         with torch.autocast(features.device.type, enabled=False):
-            weights, biases = self.layers.split(torch.cat([x.extra for x in instances]).float())
+            weights, biases = self.parameters_of(instances)
             coordinates = 2 * self.layers.relative_coordinates
             x = convolve_shared(features.float(), weights[0][:, :, coordinates:], [len(x) for x in instances])
             x += biases[0][:, :, None, None]

@@ -1,7 +1,7 @@
 """What teaches CondInst its masks: the interface, and full supervision. Supervision by boxes is in `boxinst`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from instseg_d2.data.errors import DatasetError
 from instseg_d2.layers.box_mask_losses import dice_loss
 
-from ..fcos.targets import batch_gt_inds
+from ..fcos.targets import LocationTargets, batch_gt_inds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,9 @@ class MaskStep:
         positives: per image, see `FCOS.positives`.
         mask_features: (N, C, H_f, W_f), output of the mask branch.
         logits: (K, H, W) float32, masks on the grid of `stride`.
+        features: levels of the backbone by name; this and what follows is for models that let a second network look.
+        targets: of all locations; with `rows`, the same positives of other predictions can be collected.
+        rows: per image, which of all positives were chosen.
     """
 
     inputs: Sequence[dict[str, Any]]
@@ -35,6 +38,9 @@ class MaskStep:
     positives: Sequence[Instances]
     mask_features: torch.Tensor
     logits: torch.Tensor
+    features: Mapping[str, torch.Tensor] | None = None
+    targets: LocationTargets | None = None
+    rows: Sequence[torch.Tensor] | None = None
 
     @property
     def stride(self) -> int:

@@ -86,6 +86,11 @@ class CondInst(AroundDetector):
         """
         if not self.training:
             return self.inference(batched_inputs)
+        losses, step = self.training_pass(batched_inputs)
+        return {**losses, **self.mask_losses(step), **self._semantic_losses(step.features, step.images, step.truth)}
+
+    def training_pass(self, batched_inputs: list[dict]) -> tuple[dict[str, torch.Tensor], MaskStep]:
+        """Send a batch through the model: the losses of the detector, and what those of the masks are made from."""
         images = self.preprocess_image(batched_inputs)
         truth = ground_truth(batched_inputs, self.device)
         features = self.backbone(images.tensor)
@@ -94,7 +99,8 @@ class CondInst(AroundDetector):
         targets = self.detector.assign(self.detector.anchor_generator(levels), truth)
         losses = self.detector.detection_losses(predictions, targets)
         positives = self.detector.positives(predictions, targets)
-        positives = [x[rows.to(self.device)] for x, rows in zip(positives, self.choose(positives), strict=True)]
+        rows = [chosen.to(self.device) for chosen in self.choose(positives)]
+        positives = [x[chosen] for x, chosen in zip(positives, rows, strict=True)]
         mask_features = self.mask_branch(features)
         step = MaskStep(
             inputs=batched_inputs,
@@ -103,8 +109,11 @@ class CondInst(AroundDetector):
             positives=positives,
             mask_features=mask_features,
             logits=self.mask_logits(images, mask_features, positives),
+            features=features,
+            targets=targets,
+            rows=rows,
         )
-        return {**losses, **self.mask_losses(step), **self._semantic_losses(features, images, truth)}
+        return losses, step
 
     def choose(self, positives: Sequence[Instances]) -> list[torch.Tensor]:
         """Choose the positives that learn masks, as `max_positives` or `positives_per_image` say.

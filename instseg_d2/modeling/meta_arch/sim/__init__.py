@@ -1,0 +1,1 @@
+"""SIM: masks from boxes, with what a class looks like."""
