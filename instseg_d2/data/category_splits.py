@@ -91,3 +91,24 @@ def other_categories(categories: str | Iterable[str], class_names: Sequence[str]
     """
     taken = category_names(categories, class_names)
     return tuple(name for name in class_names if name not in taken)
+
+
+def seen_and_unseen(
+    seen: str | Iterable[str], class_names: Sequence[str], **further: str | Iterable[str]
+) -> dict[str, str | Iterable[str]]:
+    """Subsets of categories for an evaluation of partial supervision, by name.
+
+    Args:
+        seen: see `category_names`.
+        class_names: see there.
+        further: other subsets by name; they stay as they are.
+
+    Returns:
+        `seen`, `unseen` (all other categories of the data set), and the further ones. A half without a category is
+        left out, as there is nothing to measure.
+
+    Raises:
+        DatasetError: see `category_names`.
+    """
+    halves = {"seen": category_names(seen, class_names), "unseen": other_categories(seen, class_names)}
+    return {**{name: half for name, half in halves.items() if half}, **further}

@@ -1,7 +1,7 @@
 """Quality of the masks alone: their IoU when the true boxes and classes are given to the model."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,11 @@ class GivenBoxesEvaluation:
         dataset_name: the data set that the loader reads; its annotation file has the truth.
         bins: ranges (low, high] of the hidden share, or [x, x] for exactly x; empty for data that do not say it.
         masks: entry of the annotations with the true masks, such as "amodal_segmentation" for an amodal model.
+        category_subsets: by name, a split of `instseg_d2.data.category_splits` or names of categories; each is a task
+            of its own beside that of all categories.
 
     Raises:
-        DatasetError: the data set has no annotation file; in a call, it lacks what is asked for.
+        DatasetError: the data set has no annotation file, or lacks a category; in a call, it lacks what is asked for.
         ValueError: a bin is no range within [0, 1].
     """
 
@@ -50,6 +52,7 @@ class GivenBoxesEvaluation:
         dataset_name: str,
         bins: Iterable[Sequence[float]] = OCCLUSION_BINS,
         masks: str = "segmentation",
+        category_subsets: Mapping[str, str | Iterable[str]] | None = None,
     ):
         self._loader = loader
         self._truth = GroundTruth(dataset_name)
@@ -59,13 +62,17 @@ class GivenBoxesEvaluation:
         # As detectron2 numbers the classes of COCO files, should the metadata not say it.
         contiguous = {key: index for index, key in enumerate(sorted(self._truth.coco.cats))}
         self._classes = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") or contiguous
+        self._subsets = {
+            name: self._truth.category_ids(categories) for name, categories in (category_subsets or {}).items()
+        }
 
     def __call__(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """Evaluate a model with detectron2's `inference(batched_inputs, detected_instances=...)`, on every process.
 
         Returns:
             On the main process `{"given_boxes": {...}}` with `IoU` and `IoU-<range>`, in percent and NaN without
-            instances, and their numbers, `instances` and `instances-<range>`; `{}` on others.
+            instances, and their numbers, `instances` and `instances-<range>`, and the same for each of the category
+            subsets, `"given_boxes_<subset>"`; `{}` on others.
 
         Raises:
             TypeError: the model does not take boxes, or gives no masks for them.
@@ -81,9 +88,14 @@ class GivenBoxesEvaluation:
         gathered = comm.gather(found)
         if not comm.is_main_process():
             return {}
-        results = self._summary({key: value for part in gathered for key, value in part.items()})
-        _log.info(f"Mask IoU with the true boxes given:\n{create_small_table(results)}")
-        return {"given_boxes": results}
+        found = {key: value for part in gathered for key, value in part.items()}
+        results = {"given_boxes": self._summary(found)}
+        for name, categories in self._subsets.items():
+            chosen = {key: found[key] for key in found if self._truth.coco.anns[key]["category_id"] in categories}
+            results[f"given_boxes_{name}"] = self._summary(chosen)
+        for task, figures in results.items():
+            _log.info(f"Mask IoU with the true boxes given ({task}):\n{create_small_table(figures)}")
+        return results
 
     def _batch(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[Any, tuple[float, float]]:
         """IoU and hidden share (0 without bins) of each instance of a batch, by annotation id."""

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from instseg_d2.data import DatasetError, prepare_dataset
+from instseg_d2.data import DatasetError, category_names, prepare_dataset
 
 Annotation = dict[str, Any]
 
@@ -57,6 +58,18 @@ class GroundTruth:
     def json_file(self) -> str:
         """Where the annotations come from."""
         return MetadataCatalog.get(self.dataset_name).json_file
+
+    def category_ids(self, categories: str | Iterable[str] | None) -> set[int]:
+        """Ids of a split's categories (`instseg_d2.data.category_splits`), or of named ones; None for all.
+
+        Raises:
+            DatasetError: there is no such split or category.
+        """
+        names = {key: self.coco.cats[key]["name"] for key in sorted(self.coco.cats)}
+        if categories is None:
+            return set(names)
+        chosen = category_names(categories, list(names.values()))
+        return {key for key, name in names.items() if name in chosen}
 
     def image(self, image_id: Any) -> "ImageTruth":
         """The image with this id.

@@ -15,6 +15,8 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, ROIM
 
 from instseg_d2.layers.contours import mask_contours
 
+from .affinities import object_affinity
+
 # BGR. Away from the green and violet of the heat maps.
 OCCLUDER_COLOUR = (40, 130, 255)
 OBJECT_COLOUR = (255, 190, 60)
@@ -192,8 +194,13 @@ PANELS = (
     Panel("occluder", "pred_occluder_masks", _OCCLUDER),
     Panel("occluder contour", "pred_occluder_contours", _OCCLUDER),
     Panel("contour", "pred_contours", _OBJECT),
+    Panel("boundary", "pred_boundaries", _OBJECT),
+    Panel("affinity of the object", object_affinity, Heat(0.0, None)),
     Panel("threshold T", "pred_thresholds", Heat()),
     Panel("probability P", "pred_probabilities", Heat()),
+    Panel("class activation", "pred_class_activation", Heat()),
+    Panel("teacher", "pred_teacher_masks", Heat()),
+    Panel("pseudo mask", "pred_pseudo_masks", _OBJECT),
     Panel("soft mask", "pred_soft_masks", Heat()),
     Panel("mask", "pred_masks", Tint(on_image=True, alpha=0.5)),
     Panel("occluder", "gt_occluders", _OCCLUDER),

@@ -2,6 +2,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from instseg_d2.data import CATEGORY_SPLITS, SEEN, UNSEEN, DatasetError, category_names, other_categories
+from instseg_d2.data.category_splits import seen_and_unseen
 from instseg_d2.data.synthetic import CATEGORIES
 
 METADATA = MetadataCatalog.get("coco_2017_val")
@@ -49,6 +50,16 @@ def test_occshapes():
 def test_names_come_in_the_order_of_the_data_set():
     assert category_names(["cup", "bowl", "cup"], ["bowl", "fork", "cup"]) == ("bowl", "cup")
     assert other_categories(["cup"], ["bowl", "fork", "cup"]) == ("bowl", "fork")
+
+
+def test_seen_and_unseen():
+    halves = seen_and_unseen(["cup"], ["bowl", "fork", "cup"], all=None, small="split")
+    assert halves == {"seen": ("cup",), "unseen": ("bowl", "fork"), "all": None, "small": "split"}
+    assert len(seen_and_unseen("coco_seen30", COCO)["unseen"]) == 50
+    assert seen_and_unseen(COCO, COCO) == {"seen": tuple(COCO)}
+    assert seen_and_unseen([], COCO) == {"unseen": tuple(COCO)}
+    with pytest.raises(DatasetError, match=r"no category 'aeroplane' \(near: airplane\)"):
+        seen_and_unseen(["aeroplane"], COCO)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,20 @@ def test_by_hand(dataset, annotation):
     assert model.modes == [False, False]
 
 
+def test_category_subsets(dataset, annotation):
+    """A pear whose left half is true has IoU 1 with the left half of its box, a cup that fills its box 1/2."""
+    left = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
+    name = dataset([annotation(1, 1, 8, (10, 10, 30, 20), segmentation=left), annotation(2, 2, 3, (20, 30, 60, 50))])
+    subsets = {"seen": ["cup", "leaf"], "unseen": ["pear"], "none": ["leaf"]}
+    evaluation = GivenBoxesEvaluation(loader=records(), dataset_name=name, bins=[], category_subsets=subsets)
+    results = evaluation(LeftHalf())
+    assert list(results) == ["given_boxes", "given_boxes_seen", "given_boxes_unseen", "given_boxes_none"]
+    assert [figures["IoU"] for figures in results.values()] == pytest.approx([75, 50, 100, math.nan], nan_ok=True)
+    assert [figures["instances"] for figures in results.values()] == [2, 1, 1, 0]
+    with pytest.raises(DatasetError, match=r"no category 'cups' \(near: cup\)"):
+        GivenBoxesEvaluation(loader=records(), dataset_name=name, category_subsets={"seen": ["cups"]})
+
+
 def test_uneven_resizing(dataset, annotation):
     batches = [[{"image_id": 1, "image": torch.zeros(3, 90, 40), "height": 60, "width": 80}]]
     model = LeftHalf().eval()

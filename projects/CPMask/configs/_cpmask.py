@@ -1,0 +1,80 @@
+"""What CPMask changes in a model, and the protocol of its tables: masks of some categories alone, few shots."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import MetadataCatalog
+
+from instseg_d2.data import FewShot, FullSupervision, OnlyCategories, get_supervised_dataset_dicts
+from instseg_d2.evaluation import SubsetCOCOEvaluator
+from instseg_d2.modeling.mask_heads.cpmask import CPMaskHead
+
+from ....configs.common.data.partial import hide_masks
+
+_HALVES = {"voc": "coco_voc", "nonvoc": "coco_nonvoc"}
+
+
+def give_cpmask(owner):
+    """Put CPMask's head in the place of Mask R-CNN's, in place.
+
+    `owner` is the node that has `mask_head`: `model.roi_heads`, or `model` of a detector with a mask head behind it.
+    """
+    plain = owner.mask_head
+    owner.mask_head = L(CPMaskHead)(
+        input_shape=plain.input_shape,
+        num_classes=1,
+        conv_dim=plain.conv_dims[-1],
+        num_convs=4,
+        num_boundary_convs=4,
+        boundary=True,
+        affinity=True,
+        embed_dim=None,
+        scale=True,
+        affinity_form="rows",
+        boundary_weight=1.0,
+        affinity_weight=1.0,
+        keep_aux=False,
+    )
+
+
+def see_masks_of(dataloader, half):
+    """Keep the masks of "voc" or "nonvoc" alone on COCO, in place; tasks `segm_seen`, `segm_unseen`, `segm_voc`, ..."""
+    class_names = MetadataCatalog.get("coco_2017_val").thing_classes
+    hide_masks(dataloader, seen=_HALVES[half], class_names=class_names)
+    dataloader.evaluator.category_subsets.update(_HALVES)
+
+
+def see_all_masks(dataloader, subsets=_HALVES):
+    """The oracle: masks of all categories, in place. It serves both directions, so there is no seen and unseen on COCO.
+
+    `subsets` are the categories that it is evaluated on, by name.
+    """
+    dataloader.train.dataset.supervision = L(FullSupervision)()
+    dataloader.evaluator.category_subsets = subsets
+
+
+def few_shots(dataloader, shots):
+    """Train on `shots` instances of each of VOC's categories, with their masks, in place; their task is `segm_voc`."""
+    _supervise(dataloader, L(FewShot)(shots=shots, categories="coco_voc", seed="${train.seed}"))
+
+
+def base_categories(dataloader):
+    """Train on the categories that VOC does not have, as if no other were annotated, in place."""
+    _supervise(dataloader, L(OnlyCategories)(categories="coco_nonvoc"))
+
+
+def _supervise(dataloader, supervision):
+    dataloader.train.dataset.update(_target_=get_supervised_dataset_dicts, supervision=supervision)
+    dataloader.evaluator.update(_target_=SubsetCOCOEvaluator, category_subsets=_HALVES)
+
+
+def small_images(dataloader):
+    """Short edge 600, long edge up to 1000, in training and test: the images of Meta R-CNN's protocol."""
+    dataloader.train.mapper.augmentations[0].update(short_edge_length=(600,), max_size=1000)
+    dataloader.test.mapper.augmentations[0].update(short_edge_length=600, max_size=1000)
+
+
+def fine_tune(optimizer, lr_multiplier, train, *, start):
+    """2,000 iterations at a rate of 0.001, with one drop, from the weights that a run left in `start`, in place."""
+    optimizer.lr = 0.001
+    lr_multiplier.update(drop_at=[0.75], warmup_iters=100)
+    train.recipe.lr = 0.001
+    train.update(max_iter=2000, init_checkpoint=f"{start}/model_final.pth")
