@@ -119,6 +119,7 @@ def print_rows(study: Study, csv: Path) -> None:
                 if recipe := row.recipe(budget):
                     print(f"    {budget}: {' '.join((recipe.config, *recipe.overrides))}")
                     start = f"starts from shared detector {row.shared_detector.name}; " if row.shared_detector else ""
+                    start = f"tests the weights of {row.weights_of.name}; " if row.weights_of else start
                     print(f"      {start}seeds recorded: {', '.join(seeds.get((row.name, budget), ())) or 'none'}")
 
 

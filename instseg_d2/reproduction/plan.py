@@ -1,4 +1,4 @@
-"""From the rows of a study to trainings: which config, from which weights, into which folder."""
+"""From the rows of a study to runs: which config, from which weights, into which folder."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ _NEUTRAL = ("output_dir", "seed", "device", "log_period", "eval_period", "checkp
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One training.
+    """One training, or one test of the weights of another.
 
     Attributes:
         name: of the row, or of the shared detector.
@@ -37,6 +37,7 @@ class Task:
         metrics: watched ones; none for a shared detector.
         start: the shared detector that it starts from.
         leave_out: of a shared detector, see there.
+        source: the task whose weights are tested, in place of a training.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     start: "Task | None" = None
     leave_out: tuple[str, ...] | None = None
+    source: "Task | None" = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.budget}, seed {self.seed}"
@@ -61,8 +63,10 @@ class Task:
 
     @property
     def weights(self) -> Path:
-        """Of a shared detector: what rows start from."""
-        return self.folder / "detector.pth"
+        """What rows start from, of a shared detector; what is tested, of a row."""
+        if self.is_detector:
+            return self.folder / "detector.pth"
+        return self.folder / ("model_ema.pth" if self.cfg.train.ema.enabled else "model_final.pth")
 
 
 def _plain(value: object) -> object:
@@ -84,7 +88,8 @@ def fingerprint(cfg: DictConfig, starts_from: str = "") -> str:
 
     Args:
         cfg: with all overrides.
-        starts_from: what stands for `train.init_checkpoint`, if the run starts from a shared detector.
+        starts_from: what stands for `train.init_checkpoint`, if the run starts from a shared detector or tests the
+            weights of another.
 
     Raises:
         StudyError: an interpolation leads nowhere, or an object in the config has no lasting name.
@@ -130,18 +135,20 @@ class Planner:
         return [self._with_seed(task, seed) for seed in seeds for task in of_row]
 
     def _with_seed(self, task: Task, seed: int) -> Task:
-        return replace(task, seed=seed, folder=task.folder.with_name(f"seed{seed}"))
+        source = task.source and self._with_seed(task.source, seed)
+        return replace(task, seed=seed, folder=task.folder.with_name(f"seed{seed}"), source=source)
 
     def task(self, row: Row, budget: str, seed: int) -> Task:
         """The task of one row that can run in the budget."""
         detector = row.shared_detector
         start = self._detector(detector, budget) if detector else None
+        source = self.task(row.weights_of, budget, seed) if row.weights_of else None
         recipe, file, cfg = self._load(row, budget)
         token = f"{start.name}:{start.fingerprint}:{start.seed}:{','.join(start.leave_out)}" if start else ""
-        key = fingerprint(cfg, token)
+        key = fingerprint(cfg, f"{source.name}:{source.fingerprint}" if source else token)
         folder = self.output / budget / f"{_slug(row.name)}-{key}" / f"seed{seed}"
         metrics = self.study.metrics_of(row.name, budget)
-        return Task(row.name, budget, seed, recipe, file, cfg, key, folder, metrics, start)
+        return Task(row.name, budget, seed, recipe, file, cfg, key, folder, metrics, start, source=source)
 
     def _detector(self, detector: SharedDetector, budget: str) -> Task:
         if (detector.name, budget) not in self._detectors:

@@ -64,7 +64,11 @@ def finish(task: Task) -> None:
         _store_detector(task)
     else:
         metrics_of(task)
-    facts = run_facts(task.folder, task.cfg)
+    if task.source:
+        # What a test has behind it is the training of its weights.
+        facts = json.loads((task.source.folder / "done.json").read_text())
+    else:
+        facts = run_facts(task.folder, task.cfg)
     attempts = json.loads((task.folder / "attempts.json").read_text())
     for key in _ATTEMPT:
         facts[key] = " / ".join(dict.fromkeys(attempt[key] for attempt in attempts))
@@ -101,7 +105,7 @@ def metrics_of(task: Task) -> dict[str, float]:
 
 def row_of(task: Task) -> dict[str, object]:
     """The row of RUN_COLUMNS of a run that is done."""
-    start = task.start
+    start = task.start or task.source
     return {
         **json.loads((task.folder / "done.json").read_text()),
         "row": task.name,

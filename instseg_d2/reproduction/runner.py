@@ -62,13 +62,14 @@ class Slot:
 
 
 def command(trainer: Sequence[str], task: Task, slot: Slot) -> list[str]:
-    """Command line that trains a task, or continues it."""
+    """Command line that trains a task, or continues it; or that tests the weights of its source."""
     settings = [*task.recipe.overrides, f"train.seed={task.seed}", f"train.device={_quoted(slot.device)}"]
     settings.append(f"train.output_dir={_quoted(task.folder)}")
-    if task.start:
-        settings.append(f"train.init_checkpoint={_quoted(task.start.weights)}")
+    if task.start or task.source:
+        settings.append(f"train.init_checkpoint={_quoted((task.start or task.source).weights)}")
+    how = "--eval-only" if task.source else "--resume"
     gpus = ["--num-gpus", str(len(slot.gpus))] if len(slot.gpus) > 1 else []
-    return [*trainer, "--config-file", str(task.file.absolute()), "--resume", *gpus, *settings]
+    return [*trainer, "--config-file", str(task.file.absolute()), how, *gpus, *settings]
 
 
 def _quoted(value: object) -> str:
@@ -103,7 +104,9 @@ class Runner:
         self._guard = threading.Lock()
 
     def run(self, tasks: Iterable[Task]) -> dict[Task, str]:
-        """Train all tasks, shared detectors before them; a run that fails stops no other.
+        """Run all tasks, shared detectors before them, tests after them; a run that fails stops no other.
+
+        A row whose weights are tested is trained and recorded, though it is not among the tasks.
 
         Returns:
             The failed ones with what went wrong.
@@ -113,15 +116,23 @@ class Runner:
             SystemExit: likewise after SIGTERM, with code 143.
         """
         tasks = list(tasks)
-        detectors = list(dict.fromkeys(task.start for task in tasks if task.start))
+        tests = [task for task in tasks if task.source]
+        trainings = {task.folder: task for task in tasks if not task.source}
+        for source in (task.source for task in tests):
+            if not records.is_done(source):
+                trainings.setdefault(source.folder, source)
+        detectors = list(dict.fromkeys(task.start for task in trainings.values() if task.start))
         missing = [detector for detector in detectors if not records.is_done(detector)]
-        self._total = self._left = len(tasks) + len(missing)
+        self._total = self._left = len(trainings) + len(tests) + len(missing)
         failed = self._run_all(missing)
-        startable = [task for task in tasks if task.start not in failed]
-        for task in tasks:
+        for task in trainings.values():
             if task.start in failed:
                 failed[task] = f"its shared detector failed ({task.start})"
-        failed.update(self._run_all(startable))
+        failed.update(self._run_all([task for task in trainings.values() if task not in failed]))
+        for task in tests:
+            if not records.is_done(task.source):
+                failed[task] = f"the training of its weights failed ({task.source})"
+        failed.update(self._run_all([task for task in tests if task not in failed]))
         return failed
 
     def _run_all(self, tasks: Sequence[Task]) -> dict[Task, str]:
@@ -161,7 +172,7 @@ class Runner:
         log = task.folder / "study.log"
         doing = f"{'goes on' if log.exists() else 'begins'}, log in {log}"
         if records.is_done(task):
-            doing = "is trained already"
+            doing = "is done already"
         self.say(f"{place} {task}: {doing}")
         try:
             self._train(task, slot)

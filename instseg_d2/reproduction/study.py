@@ -98,15 +98,23 @@ class Row(_Trained):
         what: a few words more.
         paper: the printed numbers by metric; None, or left out, where the paper prints none.
         shared_detector: what the training starts from, in place of the config's `train.init_checkpoint`.
+        weights_of: a row whose trained weights, seed by seed, are tested with this row's config: for settings that
+            matter in the test alone. Nothing is trained then.
     """
 
     what: str = ""
     paper: Mapping[str, float | None] = field(default_factory=dict)
     shared_detector: SharedDetector | None = None
+    weights_of: "Row | None" = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights_of and (self.shared_detector or self.weights_of.weights_of):
+            raise StudyError(f"'{self.name}': weights_of names a row that is trained, and leaves no start to choose")
 
     def runs_as(self, other: "Row") -> bool:
         """Whether both are trained alike, whatever stands beside them in print."""
-        keys = ("quick", "full", "overrides", "shared_detector")
+        keys = ("quick", "full", "overrides", "shared_detector", "weights_of")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
 
 
@@ -193,6 +201,9 @@ class Study:
         for row in (row for table in tables for row in table.rows):
             if not self.rows.setdefault(row.name, row).runs_as(row):
                 raise StudyError(f"two rows named '{row.name}' are trained in different ways; name one otherwise")
+        for row in self.rows.values():
+            if row.weights_of and self.rows.get(row.weights_of.name) is None:
+                raise StudyError(f"'{row.name}' tests the weights of '{row.weights_of.name}', which is in no table")
         detectors: dict[str, SharedDetector] = {}
         for detector in (row.shared_detector for row in self.rows.values() if row.shared_detector):
             if detectors.setdefault(detector.name, detector) != detector:

@@ -36,6 +36,13 @@ def _quick(name: str, *overrides: str) -> Row:
     )
 
 
+def _tested(name: str, row: Row, *overrides: str) -> Row:
+    """The weights of a row with other settings of inference."""
+    return Row(name, quick=Recipe(_QUICK, (*row.quick.overrides, *overrides)), weights_of=row)
+
+
+_quick_baseline = _quick("narrow baseline", _NO_EXCAVATING, _NO_PURIFYING)
+_quick_purifying = _quick("narrow with purifying", _NO_EXCAVATING)
 _pep, _quick_pep = _full("PEP", _printed(40.6, 61.0, 43.2, 17.7, 44.3, 59.8)), _quick(_NARROW)
 _table_2 = Table(
     "Table 2",
@@ -73,10 +80,10 @@ _quick_table = Table(
     what="Table 2 on OccShapes; all rows go on from one model that perceives only",
     metrics=_METRICS,
     rows=(
-        _quick("narrow baseline", _NO_EXCAVATING, _NO_PURIFYING),
-        _quick("narrow baseline without NMS", _NO_EXCAVATING, _NO_PURIFYING, "model.decoder.matrix_nms=false"),
+        _quick_baseline,
+        _tested("narrow baseline without NMS", _quick_baseline, "model.decoder.matrix_nms=false"),
         _quick("narrow with excavating", _NO_PURIFYING),
-        _quick("narrow with purifying", _NO_EXCAVATING),
+        _quick_purifying,
         _quick_pep,
     ),
     comparisons=tuple(
@@ -92,8 +99,6 @@ _quick_table = Table(
     ),
 )
 _choices = (
-    ("matrix NMS behind purifying", "model.decoder.matrix_nms=true"),
-    ("at most 30 descriptors in the test", "model.max_nodes=30"),
     ("features at key pixels", "model.excavating.sample_feature=true"),
     ("dynamic windows", "model.excavating.interaction=dynamic"),
     ("softened key pixels", "model.excavating.key_loss=gaussian"),
@@ -107,12 +112,29 @@ _choices = (
     ("softmax", "model.head.classifier=softmax"),
     ("a shared tower", "model.head.shared_tower=true"),
 )
+_KEPT = "+model.purifying.merged=best"
+_tests = (
+    _tested("matrix NMS behind purifying", _quick_pep, "model.decoder.matrix_nms=true"),
+    _tested("at most 30 descriptors", _quick_pep, "model.max_nodes=30"),
+    _tested("the best descriptor of a group", _quick_pep, _KEPT),
+    _tested("merging from 0.8 on", _quick_pep, "model.purifying.merge_threshold=0.8"),
+)
 _open = Table(
     "Open choices",
     what="what the paper does not say, on OccShapes; see the argument of the same name",
     metrics=_METRICS,
-    rows=(_quick_pep, *(_quick(name, *overrides) for name, *overrides in _choices)),
-    comparisons=tuple(Comparison(name, _NARROW, "segm/AP") for name, *_ in _choices),
+    rows=(
+        _quick_pep,
+        *_tests,
+        _quick_purifying,
+        _tested("with purifying: the best descriptor of a group", _quick_purifying, _KEPT),
+        *(_quick(name, *overrides) for name, *overrides in _choices),
+    ),
+    comparisons=(
+        *(Comparison(row.name, _NARROW, "segm/AP") for row in _tests),
+        *(Comparison(name, _NARROW, "segm/AP") for name, *_ in _choices),
+        Comparison("with purifying: the best descriptor of a group", "narrow with purifying", "segm/AP"),
+    ),
 )
 _readings = Table(
     "Readings",

@@ -82,6 +82,18 @@ def test_shared_detector_is_a_part_of_what_a_row_is(project, tmp_path):
         task(quick=None, full="a.py")
 
 
+def test_weights_that_are_tested_are_a_part_of_what_a_row_is(make_tasks):
+    trained = [Row("A", quick="a.py"), Row("B", quick="b.py")]
+    tests = [Row(f"of {row.name}", quick="a.py", weights_of=row) for row in trained]
+    a, _, of_a, of_b = make_tasks(*trained, *tests)
+    assert len({a.fingerprint, of_a.fingerprint, of_b.fingerprint}) == 3
+    assert of_a.source.folder == a.folder
+    with pytest.raises(StudyError, match="which is in no table"):
+        make_tasks(tests[0])
+    with pytest.raises(StudyError, match="weights_of names a row that is trained"):
+        Row("test of a test", quick="a.py", weights_of=tests[0])
+
+
 def test_rows_share_one_task_of_their_detector(make_tasks):
     detector = SharedDetector("D", quick="a.py")
     tasks = make_tasks(*(Row(name, quick="b.py", shared_detector=detector) for name in "xy"), seeds=(0, 1))

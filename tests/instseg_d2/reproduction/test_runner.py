@@ -63,6 +63,38 @@ def test_command_resumes_and_names_what_belongs_to_the_run(make_tasks, make_runn
     assert command(["t"], task, Slot("cuda", ("2", "3"), 0))[4:6] == ["--num-gpus", "2"]
 
 
+def test_weights_of_a_row_are_tested_with_another_config(make_tasks, make_runner, results):
+    """Trained once, whether or not the trained row is among the tasks; recorded with the training's facts."""
+    tested = Row("A tested otherwise", quick=Recipe("a.py", ("model.score=7",)), weights_of=A)
+    first, second = make_tasks(A, tested, seeds=(0, 1))[1::2]
+    runner, said = make_runner()
+    assert runner.run([first, second]) == {}
+    assert said[0].startswith("[1/4] A, quick, seed 0: begins")
+    rows = lines_of(results)
+    assert [(row["row"], row["seed"], row["metrics"]) for row in rows] == [
+        ("A", "0", "segm/AP=30"),
+        ("A", "1", "segm/AP=31"),
+        ("A tested otherwise", "0", "segm/AP=7"),
+        ("A tested otherwise", "1", "segm/AP=8"),
+    ]
+    assert (rows[3]["iterations"], rows[3]["starts_from"]) == ("120", f"A {second.source.fingerprint}")
+    ((arguments, *_),) = calls(second)
+    assert "--eval-only" in arguments
+    assert "--resume" not in arguments
+    assert f"train.init_checkpoint='{second.source.folder / 'model_final.pth'}'" in arguments
+    again = make_tasks(A, tested)
+    assert make_runner()[0].run(again) == {}
+    assert len(calls(again[0])) == 1
+
+
+def test_weights_that_were_not_trained_are_not_tested(make_tasks, make_runner, results):
+    bad = Row("bad", quick=Recipe("a.py", ("model.fails=True",)))
+    tasks = make_tasks(bad, Row("tested", quick="a.py", weights_of=bad))
+    failed = make_runner()[0].run(tasks[1:])
+    assert failed[tasks[1]] == "the training of its weights failed (bad, quick, seed 0)"
+    assert not results.exists()
+
+
 def test_failed_run_stops_no_other_and_shows_its_last_lines(make_tasks, make_runner, results):
     bad = Row("bad", quick=Recipe("a.py", ("model.fails=True",)))
     tasks = make_tasks(bad, A)
@@ -123,7 +155,7 @@ def test_finished_run_is_recorded_without_training_it_again(make_tasks, make_run
     runner, said = make_runner()
     assert runner.run(wider) == {}
     assert len(calls(tasks[0])) == 1
-    assert "is trained already" in said[0]
+    assert "is done already" in said[0]
     assert lines_of(results)[0]["metrics"] == "segm/AP=30; segm/AP50=60"
 
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 SIMILARITIES = ("cosine", "half_cosine", "distance")
 MERGES = ("greedy", "components")
+MERGED = ("mean", "best")
 
 
 @torch.no_grad()
@@ -100,6 +101,7 @@ class InstancePurifying(nn.Module):
             none; else the mean over the whole matrix, as printed.
         merge_threshold: in inference, descriptors of the same class match above this probability.
         merge: "greedy" or "components" (with chains), see `merge_groups`.
+        merged: descriptor of a group, "mean" (see `merge_descriptors`) or that of its "best".
         loss_weight: gamma of eq. 8.
 
     Raises:
@@ -116,10 +118,12 @@ class InstancePurifying(nn.Module):
         balanced: bool = True,
         merge_threshold: float = 0.5,
         merge: str = "greedy",
+        merged: str = "mean",
         loss_weight: float = 1.0,
     ):
         super().__init__()
-        for name, value, known in (("similarity", similarity, SIMILARITIES), ("merge", merge, MERGES)):
+        options = (("similarity", similarity, SIMILARITIES), ("merge", merge, MERGES), ("merged", merged, MERGED))
+        for name, value, known in options:
             if value not in known:
                 raise ValueError(f"{name}='{value}': must be one of {known}")
         hidden, width = embedding_dims
@@ -134,6 +138,7 @@ class InstancePurifying(nn.Module):
         self.balanced = balanced
         self.merge_threshold = merge_threshold
         self.merge = merge
+        self.merged = merged
         self.loss_weight = loss_weight
 
     def forward(self, descriptors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -195,8 +200,9 @@ class InstancePurifying(nn.Module):
         same_class = nodes.pred_classes[:, None] == nodes.pred_classes[None, :]
         match = (logits.sigmoid() > self.merge_threshold) & same_class
         leaders = merge_groups(match, chains=self.merge == "components")
-        merged = merge_descriptors(nodes.descriptors, nodes.scores, leaders)
         seeds = (leaders == torch.arange(len(nodes), device=leaders.device)).nonzero(as_tuple=True)[0]
         result = nodes[seeds]
-        result.descriptors = merged[seeds].to(nodes.descriptors.dtype)
+        if self.merged == "mean":
+            means = merge_descriptors(nodes.descriptors, nodes.scores, leaders)
+            result.descriptors = means[seeds].to(nodes.descriptors.dtype)
         return result, leaders

@@ -145,6 +145,9 @@ def test_only_descriptors_of_one_class_merge_and_the_best_gives_score_and_place(
     assert torch.allclose(merged.descriptors[1:], found.descriptors[[1, 3]])
     weights = found.scores[[0, 2]][:, None]
     assert torch.allclose(merged.descriptors[0], (weights * found.descriptors[[0, 2]]).sum(0) / weights.sum())
+    kept, same = module(merged="best").inference(logits, found)
+    assert torch.equal(same, torch.tensor([0, 1, 0, 3]))
+    assert torch.equal(kept.descriptors, found.descriptors[[0, 1, 3]])
     nobody, groups = module().inference(logits[:0, :0], found[:0])
     assert len(nobody) == len(groups) == 0
 
@@ -160,3 +163,5 @@ def test_unknown_options():
         module(similarity="dot")
     with pytest.raises(ValueError, match="merge='all'"):
         module(merge="all")
+    with pytest.raises(ValueError, match="merged='sum'"):
+        module(merged="sum")
