@@ -17,6 +17,10 @@ from instseg_d2.checkpoint.adelaidet_solov2 import convert_adelaidet_solov2
 from instseg_d2.checkpoint.bcnet import convert_bcnet
 from instseg_d2.checkpoint.conversion import Differences, compare, write_weights
 from instseg_d2.checkpoint.foreign import read_tensors
+from instseg_d2.checkpoint.mask2former import convert_mask2former
+from instseg_d2.checkpoint.opmask import convert_opmask
+from instseg_d2.checkpoint.sim import convert_sim
+from instseg_d2.checkpoint.teacher_student import drop_teacher
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.engine.overrides import apply_overrides
 from instseg_d2.model_zoo import get_config
@@ -32,12 +36,14 @@ class Format:
             that it does not know; leaves out what has no use here.
         recipes: whose models the weights may be of, the likeliest first; tried in turn without `--config-file`.
         counters: see `instseg_d2.checkpoint.conversion.compare`, by this package's names.
+        teacher: the weights are with those of a momentum teacher, which models have from their first training step on.
     """
 
     summary: str
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     recipes: tuple[str, ...]
     counters: tuple[str, ...] = ()
+    teacher: bool = False
 
 
 FORMATS = {
@@ -51,14 +57,55 @@ FORMATS = {
         ),
     ),
     "condinst": Format(
-        "CondInst and BoxInst, AdelaiDet: ResNet-50 or ResNet-101",
+        "CondInst and BoxInst, AdelaiDet: ResNet-50 or ResNet-101 with FPN or BiFPN",
         convert_condinst,
         (
             "SIM/condinst_r50_fpn_coco_3x",
+            "SIM/condinst_r101_fpn_coco_3x",
             "SIM/boxinst_r50_fpn_coco_3x",
             "SIM/boxinst_r101_fpn_coco_3x",
+            "SIM/condinst_r50_fpn_coco_3x_sem",
+            "SIM/condinst_r101_fpn_coco_3x_sem",
+            "SIM/condinst_r50_bifpn_coco_3x",
+            "SIM/condinst_r101_bifpn_coco_3x",
+            "SIM/boxinst_r50_bifpn_coco_3x",
+            "SIM/boxinst_r101_bifpn_coco_3x",
+            "SIM/boxinst_released_r101_dcn_bifpn_coco_3x",
         ),
         counters=("detector.positives_average", "supervision.iterations"),
+    ),
+    "sim": Format(
+        "SIM, code of its authors (lslrh/SIM), student and teacher: ResNet-50 or ResNet-101",
+        convert_sim,
+        (
+            "SIM/sim_released_r50_fpn_coco_3x",
+            "SIM/sim_r101_fpn_coco_3x",
+            "SIM/sim_r50_bifpn_coco_3x",
+            "SIM/sim_r101_bifpn_coco_3x",
+        ),
+        counters=("detector.positives_average", "iterations", "supervision.iterations"),
+        teacher=True,
+    ),
+    "opmask": Format(
+        "OPMask, code of its authors (dbtmpl/OPMask): ResNet-50 or ResNet-101",
+        convert_opmask,
+        ("TeacherStudent/opmask_r50_fpn_coco_voc_1x", "TeacherStudent/opmask_r101_fpn_coco_voc_130k"),
+    ),
+    "student": Format(
+        "the student of an own Teacher-Student training, without its teacher",
+        drop_teacher,
+        (
+            "Baselines/mask_rcnn_r50_fpn_coco_1x",
+            "TeacherStudent/student_opmask_r50_fpn_coco_voc_1x",
+            "TeacherStudent/student_boxinst_r50_fpn_coco_voc_1x",
+            "Baselines/mask_rcnn_narrow_fpn_occshapes_quick",
+        ),
+        counters=("detector.positives_average",),
+    ),
+    "mask2former": Format(
+        "Mask2Former, code of its authors (facebookresearch/Mask2Former): ResNet-50 or ResNet-101",
+        convert_mask2former,
+        ("SIM/mask2former_r50_coco_50e", "SIM/mask2former_r101_coco_50e"),
     ),
     "solov2": Format(
         "SOLOv2, AdelaiDet: ResNet-50 or ResNet-101",
@@ -111,6 +158,8 @@ def fitting_recipe(
     found: dict[str, Differences] = {}
     for recipe in recipes:
         model = instantiate(apply_overrides(get_config(recipe), overrides).model)
+        if form.teacher and hasattr(model, "teacher"):
+            model.teacher.follow()
         found[recipe] = compare(state, model, form.counters)
         if not found[recipe]:
             names = model.state_dict().keys()

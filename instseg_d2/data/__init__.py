@@ -10,6 +10,7 @@ from .datasets import (
     register_coco,
     register_cocoa,
     register_kins,
+    register_voc,
     validate_coco,
 )
 from .errors import DatasetError, SampleError

@@ -18,21 +18,23 @@ class DynamicLayers:
 
     Attributes:
         in_channels: channels of the shared features.
-        channels: channels of every layer but the last, which has 1.
+        channels: channels of every layer but the last.
         num_layers: 1 or more.
         relative_coordinates: two more input channels, x and y of the instance's location as seen from each pixel.
+        out_channels: of the last layer.
     """
 
     in_channels: int
     channels: int = 8
     num_layers: int = 3
     relative_coordinates: bool = True
+    out_channels: int = 1
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of the input, of each layer between, and of the output."""
         first = self.in_channels + 2 * self.relative_coordinates
-        return (first, *[self.channels] * (self.num_layers - 1), 1)
+        return (first, *[self.channels] * (self.num_layers - 1), self.out_channels)
 
     @property
     def num_parameters(self) -> int:

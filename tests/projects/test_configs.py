@@ -13,8 +13,8 @@ NAMES = model_zoo.list_configs()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_recipe_is_complete(name):
-    cfg = model_zoo.get_config(name)
+def test_recipe_is_complete(recipe, name):
+    cfg = recipe(name)
     assert set(cfg) == set(model_zoo.RECIPE_KEYS)
     assert name.rpartition("/")[2] in cfg.train.output_dir
     assert OmegaConf.to_yaml(cfg)
@@ -25,8 +25,8 @@ def test_recipe_is_complete(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "_swin_b_" in name else ()) for name in NAMES]
 )
-def test_model_and_optimizer_build(name):
-    cfg = model_zoo.get_config(name)
+def test_model_and_optimizer_build(recipe, name):
+    cfg = recipe(name)
     # upstream's Swin reads numbers from tensors while it is built, which meta tensors do not have
     with torch.device("cpu" if "_swin_" in name else "meta"):
         model = instantiate(cfg.model)
@@ -37,8 +37,8 @@ def test_model_and_optimizer_build(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mappers_and_augmentations_build(name):
-    cfg = model_zoo.get_config(name)
+def test_mappers_and_augmentations_build(recipe, name):
+    cfg = recipe(name)
     if "sources" in cfg.dataloader.train.mapper:  # a whole data set, which need not be there
         cfg.dataloader.train.mapper.sources = [{"annotations": [{"segmentation": [[0, 0, 2, 0, 2, 2]]}]}]
     assert instantiate(cfg.dataloader.train.mapper) is not None
@@ -46,8 +46,8 @@ def test_mappers_and_augmentations_build(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mappers_know_the_classes_and_channels_of_the_model(name):
-    cfg = model_zoo.get_config(name)
+def test_mappers_know_the_classes_and_channels_of_the_model(recipe, name):
+    cfg = recipe(name)
     node = cfg.model
     heads = next(node[key] for key in ("roi_heads", "detector") if key in node) if "num_classes" not in node else node
     assert cfg.dataloader.train.mapper.num_classes == heads.num_classes
@@ -56,8 +56,8 @@ def test_mappers_know_the_classes_and_channels_of_the_model(name):
 
 
 @pytest.mark.parametrize("name", model_zoo.list_configs("Baselines/*_r[0-9]*_coco_*"))
-def test_resnets_start_from_the_weights_of_their_depth(name):
-    cfg = model_zoo.get_config(name)
+def test_resnets_start_from_the_weights_of_their_depth(recipe, name):
+    cfg = recipe(name)
     depth = 101 if "_r101_" in name else 50
     assert cfg.train.init_checkpoint == f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl"
     backbone = cfg.model.detector.backbone if "detector" in cfg.model else cfg.model.backbone

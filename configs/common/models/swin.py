@@ -14,6 +14,8 @@ swin_narrow = L(SwinTransformer)(
 )
 
 
-def use_swin(fpn, swin):
-    """Put a Swin Transformer under an FPN that takes four stages, in place."""
-    fpn.update(bottom_up=swin, in_features=["p0", "p1", "p2", "p3"])
+def use_swin(fpn, swin, stages=(0, 1, 2, 3)):
+    """Put a Swin Transformer under an FPN that takes these of its four stages, in place."""
+    # Norms of stages that nothing takes would be parameters without gradient.
+    swin.out_indices = list(stages)
+    fpn.update(bottom_up=swin, in_features=[f"p{stage}" for stage in stages])

@@ -13,4 +13,14 @@ coco_1x = L(warmup_multistep)(max_iter="${train.max_iter}", drop_at=[60000 / 900
 coco_3x = L(warmup_multistep)(
     max_iter="${train.max_iter}", drop_at=[210000 / 270000, 250000 / 270000], warmup_iters=1000
 )
+# Pascal VOC: 20,000 iterations, about 30 epochs of its 10,582 images.
+voc_20k = L(warmup_multistep)(max_iter="${train.max_iter}", drop_at=[15000 / 20000], warmup_iters=1000)
+# COCO, 50 epochs at batch 16: 368,750 iterations, as DETR's successors train.
+coco_50e = L(warmup_multistep)(
+    max_iter="${train.max_iter}",
+    drop_at=[327778 / 368750, 355092 / 368750],
+    # At the full rate from the start.
+    warmup_iters=10,
+    warmup_factor=1.0,
+)
 cosine = L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iters=50)

@@ -5,5 +5,6 @@ from .coco import CocoDataset, read_coco_json, register_coco
 from .cocoa import register_cocoa
 from .kins import register_kins
 from .validation import Problem, validate_coco
+from .voc import register_voc
 
 register_builtin()

@@ -16,6 +16,7 @@ from .coco_occ import occluded_splits
 from .cocoa import COCOA, COCOA_CLASSES
 from .kins import KINS, KINS_CLASSES
 from .splits import ROOT_VARIABLE, AmodalOnDisk, Generated, OnDisk, Records, Split
+from .voc import voc_splits
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ _SPLITS: dict[str, Split] = {
     ),
     **_on_disk_splits("train"),
     **_on_disk_splits("val"),
+    **voc_splits(),
 }
 _SPLITS.update(occluded_splits(_SPLITS["occshapes_val"], _SPLITS["occshapes_amodal_val"]))
 
@@ -141,8 +143,8 @@ _roots: dict[str, str] = {}
 def prepare_dataset(name: str) -> None:
     """Make sure that the files of a named set are there, and do nothing for foreign names.
 
-    Generates OccShapes, and makes the COCO form of amodal sets. Call it before an evaluator that opens `json_file` of
-    the metadata on its own.
+    Generates OccShapes, and makes the COCO form of amodal sets and of VOC. Call it before an evaluator that opens
+    `json_file` of the metadata on its own.
 
     Raises:
         DatasetError: the files are missing or cannot be written.

@@ -112,9 +112,14 @@ class OnDisk(Split):
 
     tree: str
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Files and folders that must be there, relative to the root."""
+        return self.json_file, self.image_root
+
     def prepare(self, name: str, root: str) -> None:
-        """Raise one error with the expected tree unless the json and the image folder are there."""
-        missing = [path for path in (self.json_file, self.image_root) if not Path(root, path).exists()]
+        """Raise one error with the expected tree unless all that is needed is there."""
+        missing = [path for path in self.needed if not Path(root, path).exists()]
         if not missing:
             return
         setting = os.environ.get(ROOT_VARIABLE)

@@ -68,6 +68,44 @@ def test_every_tensor_finds_its_place(model):
             assert torch.equal(result[new], state[old])
 
 
+def bifpn_names(levels=5, repeats=6):
+    """AdelaiDet's names of a BiFPN's nodes by ours: it numbers the inputs of a layer, then its nodes, one by one."""
+    names = {}
+    for i in range(repeats):
+        number = {("in", level): level for level in range(levels)}
+        newest, nodes = levels - 1, [("down", level) for level in range(levels - 2, -1, -1)]
+        nodes += [("up", level) for level in range(1, levels)]
+        for at, (way, level) in enumerate(nodes):
+            inputs = [level, newest]
+            if way == "up" and ("down", level) in number:
+                inputs.insert(1, number["down", level])
+            newest = number[way, level] = levels + at
+            ours = f"layers.{i}.{way}.{level - (way == 'up')}"
+            theirs = "_".join(map(str, [f"f{level}", *inputs]))
+            names[f"{ours}.weights"] = f"repeated_bifpn.{i}.weights_{theirs}"
+            names[f"{ours}.conv"] = f"repeated_bifpn.{i}.outputs_{theirs}"
+        for level in range(levels):
+            names[f"layers.{i}.laterals.{level}"] = f"repeated_bifpn.{i}.lateral_{level}_f{level}"
+    return {**names, "top_lateral": "bottom_up.res6.reduction", "bottom_up": "bottom_up.backbone"}
+
+
+def test_every_tensor_of_a_bifpn_finds_its_place():
+    with torch.device("meta"):
+        backbone = instantiate(get_config("SIM/boxinst_r101_dcn_bifpn_coco_3x").model.detector.backbone)
+    by_ours = bifpn_names()
+    expected = {}
+    for ours in backbone.state_dict():
+        prefix = next(prefix for prefix in by_ours if ours == prefix or ours.startswith(f"{prefix}."))
+        expected[f"backbone.{by_ours[prefix]}{ours[len(prefix) :]}"] = f"detector.backbone.{ours}"
+    assert "backbone.repeated_bifpn.5.outputs_f2_2_6_9.norm.weight" in expected
+    assert "backbone.repeated_bifpn.0.lateral_2_f2.bias" in expected
+    assert "backbone.bottom_up.backbone.res4.21.conv2_offset.weight" in expected
+    state = {theirs: torch.tensor([float(i)]) for i, theirs in enumerate(expected)}
+    result = convert_condinst(state)
+    assert {theirs: result[ours] for theirs, ours in expected.items()} == state
+    assert len(result) == len(state)
+
+
 @pytest.mark.parametrize("name", ["mask_branch.other.weight", "roi_heads.box_head.fc1.weight", "mask_head.weight"])
 def test_other_models_are_refused(name):
     with pytest.raises(CheckpointMismatchError, match=name):

@@ -39,7 +39,8 @@ def test_names_and_metadata_without_any_file(root):
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "coco"
         # Derived files, such as the COCO form of amodal sets, are kept apart from the data.
-        source = metadata.get("amodal_json_file") or metadata.get("full_json_file") or metadata.json_file
+        keys = ("amodal_json_file", "full_json_file", "list_file", "json_file")
+        source = next(metadata.get(key) for key in keys if metadata.get(key))
         assert source.startswith(str(root))
         assert metadata.image_root.startswith(str(root))
         assert metadata.thing_classes

@@ -20,6 +20,18 @@ def test_deformable_blocks_lie_where_they_are_asked_for():
     assert deformable(stages) == [[False] * 3, [True] * 4, [False] * 6, [True] * 3]
 
 
+@pytest.mark.parametrize(("depth", "interval", "count"), [(101, 3, 11), (101, 1, 30), (50, 3, 5), (50, 9, 3)])
+def test_deformable_blocks_at_intervals(depth, interval, count):
+    """Of the 4, 23 and 3 blocks of a ResNet-101's res3 to res5 every third are 2, 8 and 1."""
+    with torch.device("meta"):
+        stages = resnet_dcn_stages(depth, deform_interval=interval)
+    found = deformable(stages)
+    assert found == [
+        [stage > 0 and at % interval == 0 for at in range(len(blocks))] for stage, blocks in enumerate(found)
+    ]
+    assert sum(map(sum, found)) == count
+
+
 def test_without_deformable_blocks_they_are_the_default_stages():
     with torch.device("meta"):
         ours = resnet_dcn_stages(101, deform_on_per_stage=[False] * 4)
@@ -45,9 +57,16 @@ def test_offsets_alone_are_added_and_start_at_zero():
     assert (block.conv2_offset.weight == 0).all()
 
 
-@pytest.mark.parametrize("arguments", [{"depth": 18}, {"depth": 50, "deform_on_per_stage": [True]}])
-def test_what_it_cannot_build_is_an_error(arguments):
-    with pytest.raises(ValueError, match="the depth must be one of"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 18}, "the depth must be one of"),
+        ({"depth": 50, "deform_on_per_stage": [True]}, "with four truth values"),
+        ({"depth": 50, "deform_interval": 0}, "deform_interval=0: must be 1 or more"),
+    ],
+)
+def test_what_it_cannot_build_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
         resnet_dcn_stages(**arguments)
 
 

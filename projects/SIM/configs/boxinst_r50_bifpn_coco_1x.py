@@ -1,0 +1,7 @@
+"""BoxInst R50-BiFPN on the boxes of COCO 2017, 1x."""
+
+from ....configs.common.models.bifpn import use_bifpn
+from .boxinst_r50_fpn_coco_1x import dataloader, lr_multiplier, model, optimizer, train
+
+use_bifpn(model.detector)
+train.output_dir = "./output/boxinst_r50_bifpn_coco_1x"

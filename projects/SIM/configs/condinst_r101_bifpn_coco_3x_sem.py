@@ -1,0 +1,7 @@
+"""CondInst R101-BiFPN on COCO 2017 with the semantic head, 3x."""
+
+from ._semantic import add_semantic_head
+from .condinst_r101_bifpn_coco_3x import dataloader, lr_multiplier, model, optimizer, train
+
+add_semantic_head(model)
+train.output_dir = "./output/condinst_r101_bifpn_coco_3x_sem"
