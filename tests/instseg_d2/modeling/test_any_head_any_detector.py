@@ -16,7 +16,10 @@ from detectron2.utils.events import EventStorage
 from instseg_d2.data.occluders import occluder_masks
 from instseg_d2.modeling.mask_heads.atmask import ATMaskHead
 from instseg_d2.modeling.mask_heads.bcnet import RELEASED, BCNetHead
+from instseg_d2.modeling.mask_heads.cpmask import CPMaskHead
 from instseg_d2.modeling.mask_heads.mask_rcnn import MaskRCNNHead
+from instseg_d2.modeling.mask_heads.teacher_student import TeacherStudentHead
+from instseg_d2.modeling.pseudo_masks import PseudoMasks
 from instseg_d2.testing import (
     TINY_CHANNELS,
     fake_batch,
@@ -43,6 +46,15 @@ HEADS = {
     "agnostic": (L(MaskRCNNHead)(input_shape=_SHAPE, num_classes=1, conv_dims=[16, 16]), True),
     "bcnet": (L(BCNetHead)(input_shape=_SHAPE, conv_dim=TINY_CHANNELS, num_convs=2), True),
     "bcnet_released": (L(BCNetHead)(input_shape=_SHAPE, conv_dim=TINY_CHANNELS, num_convs=2, **RELEASED), True),
+    "cpmask": (L(CPMaskHead)(input_shape=_SHAPE, conv_dim=TINY_CHANNELS, num_convs=2, num_boundary_convs=1), True),
+    "teacher_student": (
+        L(TeacherStudentHead)(
+            teacher=L(MaskRCNNHead)(input_shape=_SHAPE, num_classes=1, conv_dims=[16, 16]),
+            student=L(MaskRCNNHead)(input_shape=_SHAPE, num_classes=CLASSES, conv_dims=[16, 16]),
+            pseudo_masks=L(PseudoMasks)(),
+        ),
+        True,
+    ),
     "atmask": (
         L(ATMaskHead)(
             in_channels=TINY_CHANNELS,

@@ -11,11 +11,13 @@ from detectron2.structures import BitMasks
 
 from instseg_d2.data.occluders import occluder_masks
 from instseg_d2.modeling.mask_heads.bcnet import RELEASED, BCNetHead
+from instseg_d2.modeling.mask_heads.cpmask import CPMaskHead
 from instseg_d2.testing import (
     TINY_CHANNELS,
     fake_batch,
     fake_instances,
     put_mask_head,
+    tiny_fcos_mask_config,
     tiny_mask_rcnn_config,
     train_on_ranks,
 )
@@ -56,3 +58,35 @@ def test_bcnet_with_a_process_that_sees_no_occluder(tmp_path, boxes, settings):
     assert losses["loss_occluder"] > 0
     assert other_losses["loss_occluder"] == other_losses["loss_occluder_contour"] == 0
     assert (other_losses["loss_mask"] > 0) == bool(boxes)
+
+
+def build_cpmask():
+    torch.manual_seed(0)
+    head = L(CPMaskHead)(
+        input_shape=L(ShapeSpec)(channels=TINY_CHANNELS, width=14, height=14),
+        conv_dim=TINY_CHANNELS,
+        num_convs=1,
+        num_boundary_convs=1,
+    )
+    return instantiate(put_mask_head(tiny_fcos_mask_config(), head))
+
+
+def half_filled(boxes, has_mask):
+    batch = fake_batch(images=1)
+    truth = fake_instances(64, 96, boxes)
+    truth.gt_masks.tensor[:, :, 28:] = False
+    truth.gt_has_mask = torch.full((len(boxes),), has_mask)
+    batch[0]["instances"] = truth
+    return batch
+
+
+@pytest.mark.slow
+def test_cpmask_with_a_process_that_sees_no_mask(tmp_path):
+    batches = [half_filled(OVERLAPPING, True), half_filled(OVERLAPPING, False)]
+    (weights, losses), (other_weights, other_losses) = train_on_ranks(build_cpmask, batches, tmp_path)
+    assert torch.equal(weights, other_weights)
+    assert losses.keys() == other_losses.keys()
+    for name in ("loss_mask", "loss_boundary", "loss_affinity"):
+        assert losses[name] > 0
+        assert other_losses[name] == 0
+    assert all(value > 0 for name, value in other_losses.items() if "fcos" in name)
