@@ -2,8 +2,9 @@ import pickle
 
 import pytest
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 
+from instseg_d2.data.fields import seen_area
 from instseg_d2.data.shared_map import SharedMap
 from instseg_d2.testing import fake_instances
 
@@ -45,3 +46,17 @@ def test_crops_as_masks_do():
     assert crops.shape == (3, 1, 14, 14)
     assert torch.equal(crops[:, 0] >= 0.5, expected)
     assert SharedMap(truth.gt_masks.tensor, 0).crop_and_resize(boxes[:0], 14).shape == (0, 1, 14, 14)
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_area_of_the_seen_masks(polygons):
+    truth = fake_instances(32, 48, [[4, 4, 30, 20], [2, 2, 40, 30], [10, 10, 36, 28]])
+    expected = truth.gt_masks.tensor[[0, 2]].any(dim=0)
+    if polygons:
+        corners = [0, 1, 2, 1, 2, 3, 0, 3]
+        truth.gt_masks = PolygonMasks([[box[corners]] for box in truth.gt_boxes.tensor.double().numpy()])
+    area = seen_area(truth, torch.tensor([True, False, True]))
+    assert len(area) == 3
+    assert torch.equal(area.tensor[0], expected)
+    assert not seen_area(truth, torch.zeros(3, dtype=torch.bool)).tensor.any()
+    assert seen_area(fake_instances(32, 48, []), torch.zeros(0, dtype=torch.bool)).tensor.shape == (1, 32, 48)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
+from detectron2.structures import ImageList, Instances
 from torch import nn
 from torch.nn import functional as F
 
-from instseg_d2.data.errors import DatasetError
 from instseg_d2.layers.box_mask_losses import dice_loss
 
+from ..base import ground_truth_masks, visible_masks
 from ..fcos.targets import LocationTargets, batch_gt_inds
 
 
@@ -92,21 +92,9 @@ def sample_masks(truth: Instances, size: tuple[int, int], stride: int) -> torch.
     """
     if len(truth) == 0:
         return torch.zeros(0, *size, dtype=torch.bool, device=truth.gt_boxes.device)
-    points = _bitmaps(truth)[:, stride // 2 :: stride, stride // 2 :: stride]
+    points = ground_truth_masks(truth)[:, stride // 2 :: stride, stride // 2 :: stride]
     height, width = points.shape[1:]
     return F.pad(points, (0, size[1] - width, 0, size[0] - height))
-
-
-def _bitmaps(truth: Instances) -> torch.Tensor:
-    if not truth.has("gt_masks"):
-        raise DatasetError(
-            f"an image of {truth.image_size} (height, width) with {len(truth)} objects has no ground-truth masks: let "
-            "the mapper give them (use_instance_mask=True), or train on boxes with the supervision BoxInstLoss"
-        )
-    masks = truth.gt_masks
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *truth.image_size)
-    return masks.tensor.to(truth.gt_boxes.device)
 
 
 class MaskDiceLoss(MaskSupervision):
@@ -126,7 +114,7 @@ class MaskDiceLoss(MaskSupervision):
         """Compute `loss_mask`."""
         size = step.logits.shape[1:]
         maps = torch.cat([self.object_maps(truth, size, step.stride) for truth in step.truth])
-        allowed = torch.cat([_allowed(truth) for truth in step.truth])
+        allowed = torch.cat([visible_masks(truth) for truth in step.truth])
         rows = allowed[step.gt_inds].nonzero()[:, 0]
         logits = step.logits[rows]
         losses = dice_loss(logits.sigmoid(), maps[step.gt_inds[rows]])
@@ -139,10 +127,4 @@ class MaskDiceLoss(MaskSupervision):
     def object_areas(self, truth: Instances) -> torch.Tensor:
         if len(truth) == 0:
             return truth.gt_boxes.area()
-        return _bitmaps(truth).sum(dim=(1, 2))
-
-
-def _allowed(truth: Instances) -> torch.Tensor:
-    if truth.has("gt_has_mask"):
-        return truth.gt_has_mask
-    return torch.ones(len(truth), dtype=torch.bool, device=truth.gt_boxes.device)
+        return ground_truth_masks(truth).sum(dim=(1, 2))

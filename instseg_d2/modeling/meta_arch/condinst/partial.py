@@ -1,22 +1,18 @@
 """BoxInst with some masks: a mask where there is one, box and colours where it is hidden."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from detectron2.structures import Instances
 
+from ..base import visible_masks
 from .boxinst import BoxInstLoss
 from .losses import MaskDiceLoss, MaskStep, MaskSupervision
 
 
 def seen_positives(step: MaskStep) -> torch.Tensor:
     """(K,) bool: the positives of a step whose mask may be seen."""
-    flags: Sequence[torch.Tensor] = [
-        x.gt_has_mask if x.has("gt_has_mask") else torch.ones(len(x), dtype=torch.bool, device=step.logits.device)
-        for x in step.truth
-    ]
-    return torch.cat(flags)[step.gt_inds]
+    return torch.cat([visible_masks(truth) for truth in step.truth])[step.gt_inds]
 
 
 def select_positives(step: MaskStep, rows: torch.Tensor) -> MaskStep:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import Boxes, Instances
 
-from instseg_d2.data.errors import DatasetError
 from instseg_d2.layers.mask_centers import mass_centers
 from instseg_d2.layers.mask_scaling import shrink_masks
+
+from ..base import ground_truth_masks, visible_masks
 
 # Masks of which float copies exist at a time.
 _MASKS_AT_A_TIME = 16
@@ -161,7 +162,7 @@ class GridAssigner:
         if len(instances) == 0:
             nothing = labels.new_zeros(0)
             return GridTargets(labels, nothing, nothing, labels.new_zeros((0, *mask_size), dtype=torch.bool))
-        masks, visible = _bit_masks(instances), _visible(instances)
+        masks, visible = ground_truth_masks(instances), visible_masks(instances)
         centers = _centers(instances, masks, visible)
         cells, objects = self._positives(
             instances.gt_boxes.tensor, centers, (mask_size[0] * stride, mask_size[1] * stride)
@@ -182,26 +183,6 @@ class GridAssigner:
         positive = (touched & belongs[:, :, None]).transpose(0, 1)
         _, objects, _ = positive.nonzero(as_tuple=True)
         return cells.transpose(0, 1)[positive], objects
-
-
-def _bit_masks(instances: Instances) -> torch.Tensor:
-    """Ground-truth masks (M, H, W) bool, on the device of the boxes."""
-    if not instances.has("gt_masks"):
-        raise DatasetError(
-            f"SOLOv2 learns from masks, but an image of {instances.image_size} (height, width) with {len(instances)} "
-            "objects has none: let the mapper give them (use_instance_mask=True)"
-        )
-    masks = instances.gt_masks
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-    return masks.tensor.to(instances.gt_boxes.device, torch.bool)
-
-
-def _visible(instances: Instances) -> torch.Tensor:
-    """(M,) bool: whose mask may be looked at."""
-    if instances.has("gt_has_mask"):
-        return instances.gt_has_mask
-    return torch.ones(len(instances), dtype=torch.bool, device=instances.gt_boxes.device)
 
 
 def _centers(instances: Instances, masks: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

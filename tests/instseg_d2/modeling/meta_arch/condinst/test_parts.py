@@ -130,7 +130,7 @@ def test_truth_without_masks():
     assert sample_masks(truth, (8, 8), 4).shape == (0, 8, 8)
     assert MaskDiceLoss().object_areas(truth).shape == (0,)
     boxes_alone = Instances((20, 30), gt_boxes=Boxes(torch.tensor([[0.0, 0, 8, 8]])))
-    with pytest.raises(DatasetError, match=r"\(20, 30\) .* with 1 objects has no ground-truth masks.*BoxInstLoss"):
+    with pytest.raises(DatasetError, match=r"\(20, 30\) .* with 1 objects has no ground-truth masks.*by boxes"):
         sample_masks(boxes_alone, (8, 8), 4)
 
 

@@ -162,7 +162,10 @@ def test_warm_up(start, monkeypatch):
     assert (losses["loss_student"] > 0) == (start == 0)
 
 
-@pytest.mark.parametrize("rules", [{}, {"method": "crf", "crf": L(DenseCRF)(color_sigma=30.0, iterations=2)}], ids=["", "crf"])
+CRF = {"method": "crf", "crf": L(DenseCRF)(color_sigma=30.0, iterations=2)}
+
+
+@pytest.mark.parametrize("rules", [{}, CRF], ids=["", "crf"])
 @pytest.mark.parametrize("objects", [True, False])
 def test_every_parameter_learns(objects, rules, monkeypatch):
     batch = hidden_batch() if objects else without_objects(fake_batch(num_classes=CLASSES))

@@ -145,7 +145,7 @@ def test_polygons_and_bitmaps_give_the_same():
 def test_objects_without_masks_are_an_error():
     truth = fake_instances(64, 64, [[12, 12, 52, 52]])
     truth.remove("gt_masks")
-    with pytest.raises(DatasetError, match="with 1 objects has none.*use_instance_mask"):
+    with pytest.raises(DatasetError, match="with 1 objects has no ground-truth masks.*use_instance_mask"):
         assign(truth)
 
 
