@@ -22,10 +22,14 @@ TINY_CHANNELS = 16
 
 def _make_tiny(backbone: DictConfig) -> None:
     """Shrink the backbone of a narrow model, in place."""
-    backbone.bottom_up.stem.out_channels = _TINY_WIDTHS[0]
-    for stage, before, after in zip(backbone.bottom_up.stages, _TINY_WIDTHS, _TINY_WIDTHS[1:], strict=False):
-        stage.update(num_blocks=1, stride_per_block=stage.stride_per_block[:1], in_channels=before, out_channels=after)
+    _make_tiny_resnet(backbone.bottom_up)
     backbone.out_channels = TINY_CHANNELS
+
+
+def _make_tiny_resnet(resnet: DictConfig) -> None:
+    resnet.stem.out_channels = _TINY_WIDTHS[0]
+    for stage, before, after in zip(resnet.stages, _TINY_WIDTHS, _TINY_WIDTHS[1:], strict=False):
+        stage.update(num_blocks=1, stride_per_block=stage.stride_per_block[:1], in_channels=before, out_channels=after)
 
 
 def tiny_mask_rcnn_config(num_classes: int = 3) -> DictConfig:
@@ -89,6 +93,26 @@ def tiny_solov2_config(num_classes: int = 3) -> DictConfig:
     return model
 
 
+def tiny_mask2former_config(num_classes: int = 3, *, recipe: str = "mask2former") -> DictConfig:
+    """`model` node of a Mask2Former of about 0.1 million parameters, for images of 64 to 128 px.
+
+    Args:
+        num_classes: of the decoder.
+        recipe: "mask2former", "mask2former_box" for its supervision by boxes, or "sim_mask2former" for SIM on it.
+    """
+    model = get_config(f"SIM/{recipe}_narrow_occshapes_quick").model
+    _make_tiny_resnet(model.backbone)
+    model.num_classes = num_classes
+    # GroupNorm asks for 32 channels.
+    model.pixel_decoder.update(
+        in_channels=list(_TINY_WIDTHS[1:]), channels=32, mask_channels=16, num_layers=1, num_heads=4, feedforward=32
+    )
+    model.decoder.update(num_queries=6, feedforward=32, num_layers=2)
+    if recipe == "mask2former":
+        model.supervision.num_points = 64
+    return model
+
+
 def tiny_pep_config(num_classes: int = 3) -> DictConfig:
     """`model` node of a PEP with fewer than 0.1 million parameters, for images of 64 to 128 px."""
     model = get_config("PEP/pep_narrow_fpn_occshapes_quick").model
@@ -148,6 +172,12 @@ def tiny_solov2(num_classes: int = 3, seed: int = 0) -> nn.Module:
     """As `tiny_mask_rcnn`, a SOLOv2."""
     torch.manual_seed(seed)
     return instantiate(tiny_solov2_config(num_classes))
+
+
+def tiny_mask2former(num_classes: int = 3, seed: int = 0, *, recipe: str = "mask2former") -> nn.Module:
+    """As `tiny_mask_rcnn`, a Mask2Former with one of the supervisions of `tiny_mask2former_config`."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_mask2former_config(num_classes, recipe=recipe))
 
 
 def tiny_pep(num_classes: int = 3, seed: int = 0) -> nn.Module:

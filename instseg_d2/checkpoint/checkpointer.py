@@ -12,6 +12,8 @@ from torch import nn
 
 from instseg_d2.files import replacing
 
+from .torchvision_resnet import is_torchvision_resnet, rename_torchvision_resnet
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be loaded: it is damaged, would run code, or belongs to something else."""
@@ -123,6 +125,13 @@ class Checkpointer(DetectionCheckpointer):
             f"another shape ({shown}{'; ' + shapes if shapes else ''}). Check --config-file and num_classes."
         )
 
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = super()._load_file(filename)
+        if is_torchvision_resnet(content["model"]):
+            # By the heuristics a backbone's names match at any depth of the model.
+            content = {**content, "model": rename_torchvision_resnet(content["model"]), "matching_heuristics": True}
+        return content
+
     def _load_model(self, checkpoint: dict) -> Any:
         self.incompatible = super()._load_model(checkpoint)
         return self.incompatible
@@ -134,7 +143,7 @@ def load_weights(model: nn.Module, path: str, *, partial: bool = False) -> None:
     Args:
         model: any module; its buffers and parameters are overwritten in place.
         path: `.pth`, Caffe2/MSRA/model-zoo `.pkl`, local or a URL. A file that holds moving-average weights
-            (`train.ema`) gives those.
+            (`train.ema`) gives those; a ResNet of torchvision's is renamed to detectron2's.
         partial: accept a file that covers only a part of the model, such as a pre-trained backbone. False
             demands every parameter.
 

@@ -1,0 +1,1 @@
+"""Mask2Former, supervised by masks or by boxes alone."""
