@@ -23,6 +23,7 @@ from instseg_d2.engine.mask_annotation import annotate_masks, read_boxes
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.files import replacing, write_whole
 from instseg_d2.visualization import draw_instances
+from instseg_d2.visualization.pep import draw_mining
 from instseg_d2.visualization.strips import draw_strips
 
 _EPILOG = """\
@@ -38,7 +39,8 @@ the predictions, with a score in each annotation. A file that cannot be read is 
 code 1; Ctrl-C keeps what is done.
 
 --strips also writes <image>_strips.png: for each instance everything that the mask head predicts, such as occluder and
-contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it. Videos have none.
+contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it; for PEP the original
+instances, the key pixels around them, what was merged, and the result. Videos have none.
 
 --save-masks turns a COCO data set of boxes into one with masks: of each annotation of --boxes the model draws the mask
 in the given box, for the given class, and all else in the file stays. --input is then the folder of its images. Masks
@@ -109,19 +111,28 @@ class Job:
             self.failures.append(str(error))
             tqdm.write(str(error), file=sys.stderr)
 
-    def predict(self, names: list[str], images: list[np.ndarray]) -> list[Instances]:
-        """Predict some images; what is sure enough is recorded and returned."""
+    def predict(self, names: list[str], images: list[np.ndarray]) -> list[dict]:
+        """Predict some images; what is sure enough is recorded. Outputs of the model, with these `instances`."""
         predictions = []
         for name, image, found in zip(names, images, self.predictor.predict_batch(images), strict=True):
             instances = found["instances"]
             kept = instances[instances.scores >= self.args.score_threshold]
             self.writer.add(name, image.shape[:2], kept)
-            predictions.append(kept)
+            predictions.append({**found, "instances": kept})
         return predictions
 
     def overlay(self, image: np.ndarray, instances: Instances) -> np.ndarray:
         """The image with its predictions."""
         return draw_instances(image, instances, self.names, score_threshold=self.args.score_threshold)
+
+    def strips(self, image: np.ndarray, output: dict) -> np.ndarray:
+        """What the model saw on its way to the masks."""
+        if "mining" in output:
+            threshold = self.args.score_threshold
+            return draw_mining(
+                image, output["mining"], output["instances"], self.names, score_threshold=threshold, enlarge=2
+            )
+        return draw_strips(image, output["instances"], self.names, rows=self.args.strips)
 
     def path_of(self, source: Path, suffix: str) -> Path:
         """A file in the output folder, named after the source; equal names of several folders get a number."""
@@ -142,12 +153,11 @@ class Job:
         if not loaded:
             return
         predictions = self.predict([str(path) for path in loaded], list(loaded.values()))
-        for (path, image), instances in zip(loaded.items(), predictions, strict=True):
+        for (path, image), output in zip(loaded.items(), predictions, strict=True):
             if not self.args.no_overlays:
-                _write_image(self.path_of(path, ".jpg"), self.overlay(image, instances))
+                _write_image(self.path_of(path, ".jpg"), self.overlay(image, output["instances"]))
             if self.args.strips:
-                strips = draw_strips(image, instances, self.names, rows=self.args.strips)
-                _write_image(self.path_of(path, "_strips.png"), strips)
+                _write_image(self.path_of(path, "_strips.png"), self.strips(image, output))
 
     def video(self, path: Path) -> None:
         """Predict a video frame by frame and write it with its overlays."""
@@ -165,8 +175,8 @@ class Job:
                     if target is None and not self.args.no_overlays:
                         target = _video_writer(self.path_of(path, ".mp4"), info.fps, batch[0].shape)
                     if target is not None:
-                        for image, instances in zip(batch, predictions, strict=True):
-                            target.write(self.overlay(image, instances))
+                        for image, output in zip(batch, predictions, strict=True):
+                            target.write(self.overlay(image, output["instances"]))
                     done += len(batch)
                     bar.update(len(batch))
         finally:

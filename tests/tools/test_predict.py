@@ -24,6 +24,12 @@ give_bcnet(model.roi_heads, dataloader)
 model.roi_heads.mask_head.num_convs = 2
 """
 
+_PEP = """
+from instseg_d2.testing import tiny_pep_config
+
+model = tiny_pep_config()
+"""
+
 
 @pytest.fixture
 def weights(tiny_recipe, tmp_path):
@@ -119,6 +125,18 @@ def tool(monkeypatch, capsys, tmp_path):
         return code, *capsys.readouterr()
 
     return run
+
+
+def test_strips_of_a_model_that_mines(tool, tiny_recipe, tmp_path):
+    tiny_recipe.write_text(tiny_recipe.read_text() + _PEP)
+    Checkpointer(instantiate(get_config(tiny_recipe).model), str(tmp_path)).write("weights")
+    call = arguments(tiny_recipe, tmp_path / "weights.pth", tmp_path / "data" / "images" / "1.png")
+    code, _, errors = tool(*call, "--strips", "--no-overlays", "--device", "cpu")
+    assert (code, errors.count("--strips")) == (0, 0)
+    picture = cv2.imread(str(tmp_path / "pred" / "1_strips.png"))
+    image = cv2.imread(str(tmp_path / "data" / "images" / "1.png"))
+    # Originals, key pixels, and the result, twice as large; nothing was found that could be similar.
+    assert picture.shape[1] >= 3 * 2 * image.shape[1]
 
 
 def test_strips_of_a_head_with_further_maps(tool, tiny_recipe, tmp_path):
