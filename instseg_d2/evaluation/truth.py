@@ -125,7 +125,10 @@ class ImageTruth:
         """
         mask = annotation.get(key)
         if not mask:
-            raise DatasetError(f"{self._where(annotation)} has no '{key}'")
+            raise DatasetError(
+                f"{self._where(annotation)} has no '{key}', which a subset of instances or the masks' evaluation looks "
+                "at: leave these subsets out of the evaluator (instance_subsets), or evaluate on another data set"
+            )
         return encode(mask, self.height, self.width)
 
     def covered(self, annotation: Annotation) -> float:

@@ -12,7 +12,7 @@ NAMES = [
     name
     for method in ("condinst", "boxinst", "sim")
     for name in model_zoo.list_configs(f"SIM/{method}_*")
-    if "_narrow_" not in name
+    if "_narrow_" not in name and "_mask2former_" not in name
 ]
 
 

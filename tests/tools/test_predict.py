@@ -227,6 +227,9 @@ def test_evaluating_masks_against_boxes_alone_is_explained(boxes_recipe):
     cfg = get_config(boxes_recipe[0])
     del cfg.dataloader.evaluator["tasks"]
     cfg.model.detector.test_score_thresh = 0.0
+    with pytest.raises(DatasetError, match=r"has no 'segmentation', .* \(instance_subsets\)"):
+        evaluate(cfg, instantiate(cfg.model))
+    cfg.dataloader.evaluator.instance_subsets = []
     with pytest.raises(DatasetError, match=r"has annotations without: .* \+dataloader\.evaluator\.tasks=\[bbox\]"):
         evaluate(cfg, instantiate(cfg.model))
 
