@@ -78,7 +78,7 @@ class PseudoSupervisionProbe:
         pseudo = model.labeler(step.teacher_features, step.instance_maps, regions, [truth.gt_classes])
         maps = PseudoSupervision(
             stride=step.stride,
-            color_edges=model.supervision.color_similarity(step)[0] >= model.supervision.color_threshold,
+            color_edges=model.supervision.color_similarity(step)[0] >= model.supervision.colors.threshold,
             semantic=model.labeler.prototypes.semantic_maps(step.teacher_features[0], truth.gt_classes),
             instance=step.instance_maps,
             targets=pseudo.targets,

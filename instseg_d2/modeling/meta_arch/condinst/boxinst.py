@@ -50,9 +50,6 @@ class BoxInstLoss(MaskSupervision):
         self.projection_weight = projection_weight
         self.pairwise_weight = pairwise_weight
         self.warmup_iters = warmup_iters
-        self.color_threshold = color_threshold
-        self.neighbor_size = neighbor_size
-        self.neighbor_dilation = neighbor_dilation
         self.colors = ColorNeighbors(
             input_format=input_format,
             threshold=color_threshold,
@@ -71,14 +68,14 @@ class BoxInstLoss(MaskSupervision):
             return {"loss_prj": step.logits.sum(), "loss_pairwise": step.logits.sum()}
         size = step.logits.shape[1:]
         regions = torch.cat([self.object_maps(truth, size, step.stride) for truth in step.truth])[step.gt_inds]
-        edges = self.color_similarity(step) >= self.color_threshold
+        edges = self.color_similarity(step) >= self.colors.threshold
         pairwise = pairwise_loss(
             step.logits,
             edges,
             regions,
             step.image_inds,
-            size=self.neighbor_size,
-            dilation=self.neighbor_dilation,
+            size=self.colors.size,
+            dilation=self.colors.dilation,
         )
         warmup = (self.iterations / max(self.warmup_iters, 1)).clamp(max=1)
         return {

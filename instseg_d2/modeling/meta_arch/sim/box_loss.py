@@ -58,7 +58,7 @@ class SIMBoxLoss(BoxInstLoss):
         features = step.teacher_features.float()
         everywhere = torch.ones_like(features[:, 0], dtype=torch.bool)
         return similarity * neighbor_similarity(
-            features, everywhere, size=self.neighbor_size, dilation=self.neighbor_dilation, theta=1.0
+            features, everywhere, size=self.colors.size, dilation=self.colors.dilation, theta=1.0
         )
 
 

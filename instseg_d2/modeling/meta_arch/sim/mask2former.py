@@ -10,17 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from instseg_d2.layers.mask_boxes import tight_boxes
-from instseg_d2.layers.ranks import mean_over_ranks
 
 from ..condinst.losses import sample_masks
 from ..mask2former.box_criterion import BoxLoss, BoxTargets
 from ..mask2former.criterion import QueryStep, image_targets, layer_suffixes
 from ..mask2former.matcher import Matches
 from ..mask2former.model import Mask2Former
-from .copy_paste import CopyPaste
-from .instance_bank import confident_objects
-from .labeler import PseudoLabeler
-from .teacher import MomentumTeacher
+from .learner import PseudoMaskLearner, nothing
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Teaching:
     gt_inds: torch.Tensor
 
 
-class SIMMask2Former(Mask2Former):
+class SIMMask2Former(PseudoMaskLearner, Mask2Former):
     """Mask2Former that learns masks from boxes: its box losses, pseudo masks, and objects pasted by pseudo masks.
 
     As `SIM`, of whose parts it is made, with the features of the masks for those of the mask branch. One query answers
@@ -52,56 +48,20 @@ class SIMMask2Former(Mask2Former):
 
     Args:
         supervision: losses of boxes and colors.
-        labeler: makes the pseudo masks; its prototypes are on the features of the masks.
-        pseudo_loss: of the pseudo masks; called with logits, targets and valid pixels, see `BCEDiceLoss`.
-        pseudo_weight: factor on `loss_pseudo`: lambda_1 times what Mask2Former multiplies its mask losses with.
-        warmup_iters: training steps before pseudo masks are taught and objects pasted.
-        teacher_momentum: see `MomentumTeacher`.
-        copy_paste: makes images with pasted objects; None for none.
-        paste_loss: of the masks of pasted objects, as `pseudo_loss`; needed with `copy_paste`.
-        paste_weight: factor on `loss_paste`, as `pseudo_weight` with lambda_2.
-        paste_threshold: probability from which pixels of the instance map are cut out for pasting.
-        test_with_teacher: predict with the teacher's weights.
-        kwargs: see `Mask2Former`.
-
-    Attributes:
-        iterations: int64 buffer, training steps so far; in checkpoints, as are the teacher and the prototypes.
-
-    Raises:
-        ValueError: `copy_paste` without `paste_loss`.
+        pseudo_weight: lambda_1 times what Mask2Former multiplies its mask losses with, see `PseudoMaskLearner`.
+        paste_weight: likewise with lambda_2.
+        kwargs: see `PseudoMaskLearner` (the labeler, the losses of pseudo masks and pastes, the teacher) and
+            `Mask2Former`.
     """
 
-    def __init__(
-        self,
-        *,
-        supervision: BoxLoss,
-        labeler: PseudoLabeler,
-        pseudo_loss: nn.Module,
-        pseudo_weight: float = 2.5,
-        warmup_iters: int = 10000,
-        teacher_momentum: float = 0.9999,
-        copy_paste: CopyPaste | None = None,
-        paste_loss: nn.Module | None = None,
-        paste_weight: float = 5.0,
-        paste_threshold: float = 0.7,
-        test_with_teacher: bool = False,
-        **kwargs,
-    ):
-        super().__init__(supervision=supervision, **kwargs)
-        if copy_paste is not None and paste_loss is None:
-            raise ValueError("copy_paste needs a paste_loss, the loss of the masks of pasted objects")
-        self.labeler = labeler
-        self.pseudo_loss = pseudo_loss
-        self.pseudo_weight = pseudo_weight
-        self.warmup_iters = warmup_iters
-        self.copy_paste = copy_paste
-        self.paste_loss = paste_loss
-        self.paste_weight = paste_weight
-        self.paste_threshold = paste_threshold
-        self.test_with_teacher = test_with_teacher
-        self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
-        students = {"backbone": self.backbone, "pixel_decoder": self.pixel_decoder, "decoder": self.decoder}
-        self.teacher = MomentumTeacher(students=students, momentum=teacher_momentum)
+    def __init__(self, *, supervision: BoxLoss, pseudo_weight: float = 2.5, paste_weight: float = 5.0, **kwargs):
+        super().__init__(supervision=supervision, pseudo_weight=pseudo_weight, paste_weight=paste_weight, **kwargs)
+
+    def students(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone, "pixel_decoder": self.pixel_decoder, "decoder": self.decoder}
+
+    def enlarge(self, maps: torch.Tensor, stride: int) -> torch.Tensor:
+        return F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
         """Compute losses (training) or predictions (inference), see `Mask2Former.forward`.
@@ -111,13 +71,8 @@ class SIMMask2Former(Mask2Former):
             every layer; zeros that keep the graph before the warm-up is over, and where there is nothing to learn.
         """
         if self.training:
-            self.iterations += 1
-            self.teacher.follow()
+            self.begin_step()
         return super().forward(batched_inputs)
-
-    @property
-    def _warm(self) -> bool:
-        return int(self.iterations) > self.warmup_iters
 
     def query_losses(self, step: QueryStep) -> dict[str, torch.Tensor]:
         """The losses of boxes and colors, of pseudo masks and of pasted objects."""
@@ -152,8 +107,8 @@ class SIMMask2Former(Mask2Former):
     def _pseudo_losses(
         self, step: QueryStep, matches: Sequence[Matches], targets: BoxTargets, taught: Teaching
     ) -> dict[str, torch.Tensor]:
-        if not self._warm:
-            return {f"loss_pseudo{suffix}": _nothing(x.mask_logits) for suffix, x in layer_suffixes(step.outputs)}
+        if not self.is_warm:
+            return {f"loss_pseudo{suffix}": nothing(x.mask_logits) for suffix, x in layer_suffixes(step.outputs)}
         classes = [image.classes for image in targets.images]
         pseudo = self.labeler(taught.features, taught.instance_maps, targets.regions, classes)
         losses = {}
@@ -183,19 +138,13 @@ class SIMMask2Former(Mask2Former):
     def _paste_losses(self, step: QueryStep, taught: Teaching) -> dict[str, torch.Tensor]:
         """The losses of the objects that are pasted into a copy of the step's images."""
         layers = layer_suffixes(step.outputs)
-        nothing = {f"loss_paste{suffix}": _nothing(output.mask_logits) for suffix, output in layers}
-        if not self._warm:
-            return nothing
-        images = [item["image"] for item in step.inputs]
-        given = [item["instances"] for item in step.inputs]
-        images, truth = self.copy_paste(images, given, self._objects_to_paste(step, given, taught))
-        pasted = torch.cat([x.gt_pasted for x in truth]).to(self.device)
-        # One process with a paste takes all others along: a synchronized norm would wait for them.
-        if not mean_over_ranks(pasted.any().float()):
-            return nothing
-        batch = [
-            {**item, "image": image, "instances": x} for item, image, x in zip(step.inputs, images, truth, strict=True)
-        ]
+        batch = None
+        if self.is_warm:
+            truth = [item["instances"] for item in step.inputs]
+            batch = self.pasted_copy(step.inputs, self.objects_to_paste(truth, taught.instance_maps, step.stride))
+        if batch is None:
+            return {f"loss_paste{suffix}": nothing(output.mask_logits) for suffix, output in layers}
+        pasted = torch.cat([item["instances"].gt_pasted for item in batch]).to(self.device)
         return self._losses_of_pasted(self.training_pass(batch), pasted)
 
     def _losses_of_pasted(self, step: QueryStep, pasted: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -210,34 +159,3 @@ class SIMMask2Former(Mask2Former):
             loss = self.paste_loss(logits, masks[pairs.objects], pasted[pairs.objects][:, None, None])
             losses[f"loss_paste{suffix}"] = self.paste_weight * loss
         return losses
-
-    @torch.no_grad()
-    def _objects_to_paste(self, step: QueryStep, truth: Sequence[Instances], taught: Teaching) -> list[Instances]:
-        """Per image the objects with a mask to cut them out by; image by image, as their maps are large."""
-        found = []
-        for x, maps in zip(truth, taught.instance_maps.split([len(x) for x in truth]), strict=True):
-            height, width = x.image_size
-            whole = F.interpolate(maps[:, None], scale_factor=step.stride, mode="bilinear", align_corners=False)
-            found.append(confident_objects(x, whole[:, 0, :height, :width], threshold=self.paste_threshold))
-        return found
-
-    def inference(
-        self,
-        batched_inputs: list[dict],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
-    ) -> list[dict[str, Instances]] | list[Instances]:
-        """Detect and segment, or segment given boxes, see `Mask2Former.inference`.
-
-        Raises:
-            CheckpointError: `test_with_teacher`, and there is no teacher.
-        """
-        if not self.test_with_teacher:
-            return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with self.teacher.in_place_of_students():
-            return super().inference(batched_inputs, detected_instances, do_postprocess)
-
-
-def _nothing(logits: torch.Tensor) -> torch.Tensor:
-    """A zero that keeps the graph, whatever the logits are."""
-    return logits[:0].sum()

@@ -1,33 +1,27 @@
 """SIM (arXiv:2303.08578) on CondInst: masks from boxes, a teacher and prototypes of the classes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import get_event_storage
+from torch import nn
 from torch.nn import functional as F
 
-from instseg_d2.layers.ranks import mean_over_ranks
 from instseg_d2.layers.upsample import aligned_bilinear
 
 from ..condinst.losses import MaskStep, sample_masks
 from ..condinst.model import CondInst
 from .box_loss import SIMBoxLoss, TaughtStep
-from .copy_paste import CopyPaste
-from .instance_bank import confident_objects
-from .labeler import PseudoLabeler
+from .learner import PseudoMaskLearner, images_and_truth, nothing, replaced
 from .pseudo_masks import PseudoMasks
-from .teacher import MomentumTeacher
 
 PASTES = ("copy", "batch")
 UPSAMPLINGS = ("aligned", "bilinear")
 
-MaskLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-
-class SIM(CondInst):
+class SIM(PseudoMaskLearner, CondInst):
     """CondInst that learns masks from boxes: BoxInst's losses, pseudo masks, and objects pasted by pseudo masks.
 
     In a training step, a momentum teacher draws the masks of the student's positives. Its masks of an object, weighted
@@ -42,29 +36,19 @@ class SIM(CondInst):
 
     Args:
         supervision: losses of boxes and colors.
-        labeler: makes the pseudo masks; its prototypes are on the features of the mask branch.
-        pseudo_loss: of the pseudo masks; called with logits, targets and valid pixels, see `BCEDiceLoss`.
-        pseudo_weight: factor on `loss_pseudo`, lambda_1.
-        warmup_iters: training steps before pseudo masks are taught and objects pasted.
+        pseudo_weight: lambda_1, see `PseudoMaskLearner`.
+        paste_weight: lambda_2, see there.
         pseudo_ramp_iters: training steps, counted from the first one, in which `pseudo_weight` grows from 0; 0 for
             none, 270000 in the released code.
-        teacher_momentum: see `MomentumTeacher`.
         teacher_head_on_student: the teacher's detection head sees the student's features, as in the released code, and
             only its mask branch the teacher's.
         feature_upsampling: "aligned" brings features to the grid of the masks as the masks themselves; "bilinear" half
             a point beside it, as in the released code.
-        copy_paste: makes images with pasted objects; None for none.
         paste_into: "copy": images with pasted objects go through the student in a second pass, which teaches the masks
             of pasted objects and nothing else. "batch": they take the place of the images and teach everything, as in
             the released code.
-        paste_loss: of the masks of pasted objects, as `pseudo_loss`; needed with `copy_paste`.
-        paste_weight: factor on `loss_paste`, lambda_2.
-        paste_threshold: probability from which pixels of the instance map are cut out for pasting.
-        test_with_teacher: predict with the teacher's weights.
-        kwargs: see `CondInst`.
-
-    Attributes:
-        iterations: int64 buffer, training steps so far; in checkpoints, as are the teacher and the prototypes.
+        kwargs: see `PseudoMaskLearner` (the labeler, the losses of pseudo masks and pastes, the teacher) and
+            `CondInst`.
 
     Raises:
         ValueError: an option has a value that it does not know, or parts do not fit.
@@ -74,46 +58,30 @@ class SIM(CondInst):
         self,
         *,
         supervision: SIMBoxLoss,
-        labeler: PseudoLabeler,
-        pseudo_loss: MaskLoss,
         pseudo_weight: float = 0.5,
-        warmup_iters: int = 10000,
+        paste_weight: float = 1.0,
         pseudo_ramp_iters: int = 0,
-        teacher_momentum: float = 0.9999,
         teacher_head_on_student: bool = False,
         feature_upsampling: str = "aligned",
-        copy_paste: CopyPaste | None = None,
         paste_into: str = "copy",
-        paste_loss: MaskLoss | None = None,
-        paste_weight: float = 1.0,
-        paste_threshold: float = 0.7,
-        test_with_teacher: bool = False,
         **kwargs,
     ):
-        super().__init__(supervision=supervision, **kwargs)
+        super().__init__(supervision=supervision, pseudo_weight=pseudo_weight, paste_weight=paste_weight, **kwargs)
         if paste_into not in PASTES or feature_upsampling not in UPSAMPLINGS:
             raise ValueError(
                 f"paste_into='{paste_into}' must be one of {PASTES}, and feature_upsampling='{feature_upsampling}' one "
                 f"of {UPSAMPLINGS}"
             )
-        if copy_paste is not None and paste_loss is None:
-            raise ValueError("copy_paste needs a paste_loss, the loss of the masks of pasted objects")
-        self.labeler = labeler
-        self.pseudo_loss = pseudo_loss
-        self.pseudo_weight = pseudo_weight
-        self.warmup_iters = warmup_iters
         self.pseudo_ramp_iters = pseudo_ramp_iters
         self.teacher_head_on_student = teacher_head_on_student
         self.feature_upsampling = feature_upsampling
-        self.copy_paste = copy_paste
         self.paste_into = paste_into
-        self.paste_loss = paste_loss
-        self.paste_weight = paste_weight
-        self.paste_threshold = paste_threshold
-        self.test_with_teacher = test_with_teacher
-        self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
-        students = {"backbone": self.backbone, "head": self.detector.head, "mask_branch": self.mask_branch}
-        self.teacher = MomentumTeacher(students=students, momentum=teacher_momentum)
+
+    def students(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone, "head": self.detector.head, "mask_branch": self.mask_branch}
+
+    def enlarge(self, maps: torch.Tensor, stride: int) -> torch.Tensor:
+        return aligned_bilinear(maps, stride)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
         """Compute losses (training) or predictions (inference), see `CondInst.forward`.
@@ -124,14 +92,10 @@ class SIM(CondInst):
         """
         if not self.training:
             return super().forward(batched_inputs)
-        self.iterations += 1
-        self.teacher.follow()
-        if self.copy_paste is not None and self.paste_into == "batch" and self._is_warm():
-            batched_inputs = _replaced(batched_inputs, *self.copy_paste.paste(*_images_and_truth(batched_inputs)))
+        self.begin_step()
+        if self.copy_paste is not None and self.paste_into == "batch" and self.is_warm:
+            batched_inputs = replaced(batched_inputs, *self.copy_paste.paste(*images_and_truth(batched_inputs)))
         return super().forward(batched_inputs)
-
-    def _is_warm(self) -> bool:
-        return int(self.iterations) > self.warmup_iters
 
     def mask_losses(self, step: MaskStep) -> dict[str, torch.Tensor]:
         """The losses of boxes and colors, of pseudo masks and of pasted objects."""
@@ -172,8 +136,8 @@ class SIM(CondInst):
         size = step.logits.shape[1:]
         regions = torch.cat([self.supervision.object_maps(x, size, step.stride) for x in step.truth])
         classes = [x.gt_classes for x in step.truth]
-        loss = _nothing(step.logits)
-        if self._is_warm():
+        loss = nothing(step.logits)
+        if self.is_warm:
             pseudo = self.labeler(step.teacher_features, step.instance_maps, regions, classes)
             _log_shares(pseudo, regions)
             ramp = min(int(self.iterations) / self.pseudo_ramp_iters, 1.0) if self.pseudo_ramp_iters else 1.0
@@ -191,30 +155,18 @@ class SIM(CondInst):
 
     def _paste_loss(self, step: TaughtStep) -> torch.Tensor:
         """The loss of pasted objects, of this step or of its copy with objects pasted in."""
-        if not self._is_warm():
-            return _nothing(step.logits)
-        images, truth = _images_and_truth(step.inputs)
-        pseudo = self._objects_to_paste(step, truth)
+        if not self.is_warm:
+            return nothing(step.logits)
+        images, truth = images_and_truth(step.inputs)
+        objects = self.objects_to_paste(truth, step.instance_maps, step.stride)
         if self.paste_into == "batch":
-            self.copy_paste.remember(images, pseudo)
+            self.copy_paste.remember(images, objects)
             return self._loss_of_pasted(step)
-        images, truth = self.copy_paste(images, truth, pseudo)
-        pasted = torch.cat([x.gt_pasted for x in truth]).any()
-        # One process with a paste takes all others along: a synchronized norm would wait for them.
-        if not mean_over_ranks(pasted.to(self.device, torch.float32)):
-            return _nothing(step.logits)
-        _, second = self.training_pass(_replaced(step.inputs, images, truth))
+        batch = self.pasted_copy(step.inputs, objects)
+        if batch is None:
+            return nothing(step.logits)
+        _, second = self.training_pass(batch)
         return self._loss_of_pasted(second)
-
-    @torch.no_grad()
-    def _objects_to_paste(self, step: TaughtStep, truth: Sequence[Instances]) -> list[Instances]:
-        """Per image the objects with a mask to cut them out by; image by image, as their maps are large."""
-        found = []
-        for x, maps in zip(truth, step.instance_maps.split([len(x) for x in truth]), strict=True):
-            height, width = x.image_size
-            whole = aligned_bilinear(maps[:, None], step.stride)[:, 0, :height, :width]
-            found.append(confident_objects(x, whole, threshold=self.paste_threshold))
-        return found
 
     def _loss_of_pasted(self, step: MaskStep) -> torch.Tensor:
         """The loss of the masks of pasted objects, which hold in the whole image."""
@@ -223,27 +175,6 @@ class SIM(CondInst):
         pasted = torch.cat([x.gt_pasted for x in step.truth])[step.gt_inds]
         return self.paste_loss(step.logits, masks, pasted[:, None, None])
 
-    def inference(
-        self,
-        batched_inputs: list[dict],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
-    ) -> list[dict[str, Instances]] | list[Instances]:
-        """Detect and segment, or segment given boxes, see `CondInst.inference`.
-
-        Raises:
-            CheckpointError: `test_with_teacher`, and there is no teacher.
-        """
-        if not self.test_with_teacher:
-            return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with self.teacher.in_place_of_students():
-            return super().inference(batched_inputs, detected_instances, do_postprocess)
-
-
-def _nothing(logits: torch.Tensor) -> torch.Tensor:
-    """A zero that keeps the graph, whatever the logits are."""
-    return logits[:0].sum()
-
 
 @torch.no_grad()
 def _log_shares(pseudo: PseudoMasks, regions: torch.Tensor) -> None:
@@ -251,13 +182,3 @@ def _log_shares(pseudo: PseudoMasks, regions: torch.Tensor) -> None:
     counts = torch.stack([pseudo.targets.sum(), (regions & ~pseudo.valid).sum(), regions.sum().clamp(min=1)]).tolist()
     get_event_storage().put_scalar("pseudo_foreground", counts[0] / counts[2])
     get_event_storage().put_scalar("pseudo_ignored", counts[1] / counts[2])
-
-
-def _images_and_truth(batched_inputs: Sequence[dict]) -> tuple[list[torch.Tensor], list[Instances]]:
-    return [item["image"] for item in batched_inputs], [item["instances"] for item in batched_inputs]
-
-
-def _replaced(batched_inputs: Sequence[dict], images: Sequence[torch.Tensor], truth: Sequence[Instances]) -> list[dict]:
-    return [
-        {**item, "image": image, "instances": x} for item, image, x in zip(batched_inputs, images, truth, strict=True)
-    ]
