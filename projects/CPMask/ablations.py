@@ -92,6 +92,42 @@ _quick_readings = Table(
 )
 
 
+# The categories are others: what scores classes starts anew.
+_base = SharedDetector(
+    "narrow base stage", quick="CPMask/cpmask_fcos_narrow_fpn_occshapes_base_quick", leave_out=("cls_score",)
+)
+_QUICK_SHOTS = ("segm_unseen/AP", "segm_unseen/AP50", "bbox_unseen/AP")
+
+
+def _quick_shots(shots: int, base: SharedDetector | None) -> Row:
+    config = "CPMask/cpmask_fcos_narrow_fpn_occshapes_10shot_quick"
+    overrides = [f"dataloader.train.dataset.supervision.shots={shots}"]
+    if base is None:
+        overrides += ["train.init_checkpoint=''", "optimizer.lr=3e-3", "train.recipe.lr=3e-3", "train.max_iter=240"]
+    name = f"quick: {shots} shots {'with' if base else 'no'} base"
+    return Row(name, quick=Recipe(config, tuple(overrides)), shared_detector=base)
+
+
+_quick_few = Table(
+    "Few shots",
+    what="of five categories of OccShapes; the seed draws the shots as well",
+    metrics=_QUICK_SHOTS,
+    rows=tuple(_quick_shots(shots, base) for shots in (10, 20) for base in (_base, None)),
+    comparisons=(
+        *(
+            Comparison(f"quick: {shots} shots with base", f"quick: {shots} shots no base", metric, expected=1)
+            for shots in (10, 20)
+            for metric in _QUICK_SHOTS
+        ),
+        *(
+            Comparison(f"quick: 20 shots {base} base", f"quick: 10 shots {base} base", metric, expected=1)
+            for base in ("with", "no")
+            for metric in _QUICK_SHOTS
+        ),
+    ),
+)
+
+
 def _r101(name: str, config: str, printed: dict[str, float]) -> Row:
     return Row(name, full=f"CPMask/{config}_2x", paper=printed)
 
@@ -253,4 +289,14 @@ _seen = Table(
         for count in (20, 30, 40, 50, 60)
     ),
 )
-study = Study(_quick_modules, _quick_readings, _voc_to_nonvoc, _nonvoc_to_voc, _table_2, _modules, _detectors, _seen)
+study = Study(
+    _quick_modules,
+    _quick_readings,
+    _quick_few,
+    _voc_to_nonvoc,
+    _nonvoc_to_voc,
+    _table_2,
+    _modules,
+    _detectors,
+    _seen,
+)

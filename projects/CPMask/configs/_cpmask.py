@@ -51,19 +51,22 @@ def see_all_masks(dataloader, subsets=_HALVES):
     dataloader.evaluator.category_subsets = subsets
 
 
-def few_shots(dataloader, shots):
-    """Train on `shots` instances of each of VOC's categories, with their masks, in place; their task is `segm_voc`."""
-    _supervise(dataloader, L(FewShot)(shots=shots, categories="coco_voc", seed="${train.seed}"))
+def few_shots(dataloader, shots, novel="coco_voc", halves=_HALVES):
+    """Train on `shots` instances of each novel category, with their masks, in place.
+
+    `halves` are what is evaluated apart, by the name of its task: of VOC's categories `segm_voc`.
+    """
+    _supervise(dataloader, L(FewShot)(shots=shots, categories=novel, seed="${train.seed}"), halves)
 
 
-def base_categories(dataloader):
-    """Train on the categories that VOC does not have, as if no other were annotated, in place."""
-    _supervise(dataloader, L(OnlyCategories)(categories="coco_nonvoc"))
+def base_categories(dataloader, base="coco_nonvoc", halves=_HALVES):
+    """Train on the base categories, as if no other were annotated, in place; by default those that VOC lacks."""
+    _supervise(dataloader, L(OnlyCategories)(categories=base), halves)
 
 
-def _supervise(dataloader, supervision):
+def _supervise(dataloader, supervision, halves):
     dataloader.train.dataset.update(_target_=get_supervised_dataset_dicts, supervision=supervision)
-    dataloader.evaluator.update(_target_=SubsetCOCOEvaluator, category_subsets=_HALVES)
+    dataloader.evaluator.update(_target_=SubsetCOCOEvaluator, category_subsets=halves)
 
 
 def small_images(dataloader):
