@@ -60,6 +60,8 @@ ANNOTATIONS = {
     ),
     "loose-box": annotation(30, 2, bbox=[10, 0, 36, 26]),
     "area-mismatch": annotation(31, 2, area=6000),
+    "box-outside-image": annotation(32, 1, bbox=[200, 10, 20, 10], segmentation=None),
+    "box-leaves-image": annotation(33, 2, bbox=[60, 10, 80, 10], segmentation=None),
 }
 OTHERS = {
     "bad-category", "duplicate-category-id", "duplicate-category-name", "bad-image", "duplicate-image-id",

@@ -21,8 +21,10 @@ MASK_ADVICE: Advice = {
         "'bbox' is [x, y, width, height] of the mask in pixels, with x to the right; "
         "instseg_d2 recomputes boxes from masks with recompute_boxes=True of the mapper, evaluation does not",
     ),
+    "box-outside-image": (True, "remove these, or correct the coordinates: are they of another image, or scaled?"),
     "duplicate-annotation": (True, "keep one: evaluation counts the other as an instance that nobody finds"),
     "polygon-leaves-image": (False, "fine; masks end at the image's border. Many of these hint at a wrong scale"),
+    "box-leaves-image": (False, "fine; boxes are cut at the image's border. Many of these hint at a wrong scale"),
     "empty-polygon": (False, "fine beside other polygons of the instance; it covers no pixel"),
     "self-intersecting-polygon": (
         False,
@@ -109,6 +111,19 @@ def _check_box(region: Region, mask_box: np.ndarray) -> Iterator[Finding]:
     yield "box-elsewhere", text + hint
 
 
+def _check_lone_box(region: Region) -> Iterator[Finding]:
+    """A box without a mask to compare it with."""
+    height, width = region.height_width
+    x0, y0, x1, y1 = _corners(region.box, region.height_width)
+    x, y, w, h = region.box
+    beyond = max(-x, -y, x + w - width, y + h - height)
+    text = f"{region.where}: 'bbox' is {_rounded(region.box)}, the image is {width} x {height}"
+    if x0 == x1 or y0 == y1:
+        yield "box-outside-image", text
+    elif beyond > _BOX_TOLERANCE:
+        yield "box-leaves-image", text
+
+
 def _rounded(box: Iterable[float]) -> list[float]:
     return [round(float(value), 1) for value in box]
 
@@ -136,6 +151,8 @@ def check_masks(regions: Iterable[Region]) -> Iterator[Finding]:
     for region in regions:
         if region.segmentation is None:
             what, shape = "box", tuple(region.box) if region.box is not None else None
+            if shape is not None and min(region.box[2:]) > 0:
+                yield from _check_lone_box(region)
         elif isinstance(region.segmentation, list) and _is_outside(region):
             height, width = region.height_width
             text = f"{region.where}: {_extent(_points(region))}, the image is {width} x {height}"

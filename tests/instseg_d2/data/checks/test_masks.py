@@ -54,6 +54,23 @@ def test_box_may_go_on_where_the_image_ends(content):
     assert set(found(content)) == {"polygon-leaves-image"}
 
 
+@pytest.mark.parametrize(
+    ("box", "kinds"),
+    [
+        ([61, 5, 10, 10], {"box-outside-image": True}),
+        ([5, -20, 10, 20], {"box-outside-image": True}),
+        ([50, 5, 13, 10], {"box-leaves-image": False}),
+        ([50, 5, 11, 10], {}),
+        ([-2, -2, 64, 44], {}),
+    ],
+)
+def test_boxes_without_masks_lie_in_the_image(content, box, kinds):
+    content["annotations"][0].update(bbox=box, segmentation=None)
+    problems = found(content)
+    problems.pop("annotations-without-mask")
+    assert {kind: problem.fatal for kind, problem in problems.items()} == kinds
+
+
 def test_duplicates_are_the_same_pixels_in_any_form(content):
     original = content["annotations"][0]
     mask = np.zeros((40, 60), np.uint8, order="F")
