@@ -39,6 +39,8 @@ COLUMNS = (
     "rounds",
     "peak_MiB_A",
     "peak_MiB_B",
+    "gflops_A",
+    "gflops_B",
 )
 
 
@@ -54,7 +56,7 @@ class Competitor(Protocol):
         """Peak memory of one run in MiB, above what is held between runs; None where it cannot be told."""
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """`VmRSS` or `VmHWM` of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -77,11 +79,11 @@ def peak_memory(run: Callable[[], object], *, on_cuda: bool = False) -> float | 
     try:
         # Sets the high-water mark back.
         Path("/proc/self/clear_refs").write_text("5")
-        before = _resident_bytes("VmRSS")
+        before = resident_bytes("VmRSS")
     except OSError:
         return None
     run()
-    return max(_resident_bytes("VmHWM") - before, 0) / _MIB
+    return max(resident_bytes("VmHWM") - before, 0) / _MIB
 
 
 class Step:
@@ -246,7 +248,7 @@ def context(
         device: where it was measured.
         folder: the checkout.
         threads: of each side.
-        clock: see `Step`.
+        clock: see `Step`; "" where nothing is timed.
         sides: `versions()` of A and of B when these are other processes; where they differ both are told.
     """
     sides = sides or [versions()]

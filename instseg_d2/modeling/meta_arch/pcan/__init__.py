@@ -1,0 +1,1 @@
+"""PCAN: prototypical cross-attention, at the level of frames and at that of instances."""
