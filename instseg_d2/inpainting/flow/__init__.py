@@ -1,0 +1,1 @@
+"""Optical flow of a clip: estimated, warped along, and completed behind occluders."""
