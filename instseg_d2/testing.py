@@ -126,6 +126,47 @@ def tiny_pep_config(num_classes: int = 3) -> DictConfig:
     return model
 
 
+def tiny_tracking_rcnn_config(num_classes: int = 3, *, recipe: str = "tracking_rcnn") -> DictConfig:
+    """`model` node of a Mask R-CNN that tracks, of about 0.1 million parameters, for images of 64 to 128 px.
+
+    Args:
+        num_classes: of the detector.
+        recipe: "tracking_rcnn", or "pcan" for PCAN on it.
+    """
+    model = get_config(f"PCAN/{recipe}_narrow_fpn_occvideo_quick").model
+    _make_tiny(model.backbone)
+    model.roi_heads.num_classes = num_classes
+    model.roi_heads.box_head.fc_dims = [32]
+    model.roi_heads.box_predictor.input_shape.channels = 32
+    model.roi_heads.mask_head.conv_dims = [16, 16]
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.track_head.update(conv_dims=[16], conv_norm="", fc_dims=[32], embedding_dim=16)
+    if recipe == "pcan":
+        model.frame_attention.attention.update(num_prototypes=8, iterations=2)
+        model.instance_attention.update(foreground=4, background=4, iterations=2, conv_dim=16, num_convs=2)
+    return model
+
+
+def tiny_tracking_fcos_config(num_classes: int = 3, *, recipe: str = "tracking_fcos") -> DictConfig:
+    """`model` node of an FCOS with masks that tracks, of about 0.1 million parameters, for images of 64 to 128 px.
+
+    Args:
+        num_classes: of the detector.
+        recipe: "tracking_fcos", or "pcan_fcos" for PCAN on it.
+    """
+    model = get_config(f"PCAN/{recipe}_narrow_fpn_occvideo_quick").model
+    _make_tiny(model.detector.backbone)
+    model.detector.num_classes = num_classes
+    # No norm: GroupNorm as it is asks for 32 channels.
+    model.detector.head.update(conv_dims=[16], norm="")
+    model.mask_head.conv_dims = [16, 16]
+    model.track_head.update(conv_dims=[16], norm="", embedding_dim=16)
+    if recipe == "pcan_fcos":
+        model.frame_attention.attention.update(num_prototypes=8, iterations=2)
+        model.instance_attention.update(foreground=4, background=4, iterations=2, conv_dim=16, num_convs=2)
+    return model
+
+
 def put_mask_head(model: DictConfig, mask_head: DictConfig, *, pooled: bool = True) -> DictConfig:
     """Give a `model` node another mask head, whatever its detector.
 
@@ -186,6 +227,18 @@ def tiny_pep(num_classes: int = 3, seed: int = 0) -> nn.Module:
     return instantiate(tiny_pep_config(num_classes))
 
 
+def tiny_tracking_rcnn(num_classes: int = 3, seed: int = 0, *, recipe: str = "tracking_rcnn") -> nn.Module:
+    """As `tiny_mask_rcnn`, a Mask R-CNN that tracks, with one of the recipes of `tiny_tracking_rcnn_config`."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_tracking_rcnn_config(num_classes, recipe=recipe))
+
+
+def tiny_tracking_fcos(num_classes: int = 3, seed: int = 0, *, recipe: str = "tracking_fcos") -> nn.Module:
+    """As `tiny_mask_rcnn`, an FCOS with masks that tracks, with one of the recipes of `tiny_tracking_fcos_config`."""
+    torch.manual_seed(seed)
+    return instantiate(tiny_tracking_fcos_config(num_classes, recipe=recipe))
+
+
 def fake_instances(
     height: int, width: int, boxes: Sequence[Sequence[float]], classes: Sequence[int] | None = None
 ) -> Instances:
@@ -225,6 +278,37 @@ def fake_batch(images: int = 2, height: int = 64, width: int = 96, num_classes: 
             "file_name": f"{index}.png",
         }
         for index in range(images)
+    ]
+
+
+def fake_pairs(images: int = 2, height: int = 64, width: int = 96, num_classes: int = 3, seed: int = 0) -> list[dict]:
+    """`fake_batch` as the loader of videos gives it: each image with one reference, in which the objects have moved."""
+    batch = fake_batch(images, height, width, num_classes, seed)
+    for item, reference in zip(batch, fake_batch(images, height, width, num_classes, seed + 1), strict=True):
+        classes = reference["instances"].gt_classes
+        reference["instances"] = fake_instances(height, width, [[12, 10, 44, 42], [26, 16, 76, 58]], classes.tolist())
+        for frame in (item, reference):
+            frame["instances"].gt_ids = torch.tensor([1, 2])
+        item["references"] = [reference]
+    return batch
+
+
+def fake_video(length: int = 3, height: int = 64, width: int = 96, video_id: int = 1, seed: int = 0) -> list[dict]:
+    """Frames of noise as the loader of videos gives them for testing, all much alike."""
+    rng = torch.Generator().manual_seed(seed)
+    first = torch.randint(0, 200, (3, height, width), generator=rng, dtype=torch.uint8)
+    return [
+        {
+            "image": first + 5 * index,
+            "height": height,
+            "width": width,
+            "image_id": 100 * video_id + index,
+            "video_id": video_id,
+            "frame_index": index,
+            "video_length": length,
+            "file_name": f"{video_id}/{index}.png",
+        }
+        for index in range(length)
     ]
 
 

@@ -35,6 +35,35 @@ def match_regions(boxes: Boxes, truth: Instances, matcher: Matcher, limit: int) 
     return regions
 
 
+@torch.no_grad()
+def decode_detections(
+    detector: DenseDetector,
+    images: ImageList,
+    levels: list[torch.Tensor],
+    predictions: Sequence[list[torch.Tensor]],
+) -> list[Instances]:
+    """Decode what a detector's head predicts; leaves the predictions as they are.
+
+    Args:
+        detector: in training mode as well.
+        images: the batch.
+        levels: feature maps of `head_in_features`.
+        predictions: of the head, each a list over the levels.
+
+    Returns:
+        detections per image, in pixels of the network's input, cut to the image; none is empty or not finite.
+    """
+    # detectron2's FCOS applies sigmoids in place, which the losses of the same step would not survive. Decoding in
+    # 16 bits would round boxes to several pixels.
+    copies = [[level.detach().to(torch.float32, copy=True) for level in kind] for kind in predictions]
+    detections = []
+    for found in detector.forward_inference(images, levels, copies):
+        found = found[found.pred_boxes.tensor.isfinite().all(dim=1)]
+        found.pred_boxes.clip(found.image_size)
+        detections.append(found[found.pred_boxes.nonempty()])
+    return detections
+
+
 class DetectThenSegment(AroundDetector):
     """Any dense detector and any mask head, trained together.
 
@@ -133,29 +162,11 @@ class DetectThenSegment(AroundDetector):
             for x, size in zip(instances, output_sizes(batched_inputs, images), strict=True)
         ]
 
-    @torch.no_grad()
     def detect(
         self, images: ImageList, levels: list[torch.Tensor], predictions: Sequence[list[torch.Tensor]]
     ) -> list[Instances]:
-        """Decode what the detector's head predicts; leaves the predictions as they are.
-
-        Args:
-            images: the batch.
-            levels: feature maps of `head_in_features`.
-            predictions: of the head, each a list over the levels.
-
-        Returns:
-            detections per image, in pixels of the network's input, cut to the image; none is empty or not finite.
-        """
-        # detectron2's FCOS applies sigmoids in place, which the losses of the same step would not survive. Decoding in
-        # 16 bits would round boxes to several pixels.
-        copies = [[level.detach().to(torch.float32, copy=True) for level in kind] for kind in predictions]
-        detections = []
-        for found in self.detector.forward_inference(images, levels, copies):
-            found = found[found.pred_boxes.tensor.isfinite().all(dim=1)]
-            found.pred_boxes.clip(found.image_size)
-            detections.append(found[found.pred_boxes.nonempty()])
-        return detections
+        """Decode what the detector's head predicts, see `decode_detections`."""
+        return decode_detections(self.detector, images, levels, predictions)
 
     def _candidates(self, images: ImageList, levels: list[torch.Tensor], predictions: Sequence) -> list[Boxes]:
         """Boxes, per image, that may become regions beside the true ones."""

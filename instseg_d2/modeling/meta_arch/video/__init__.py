@@ -1,0 +1,1 @@
+"""Online video models: detect, segment and track, one frame after the other."""
