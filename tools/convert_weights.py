@@ -19,6 +19,7 @@ from instseg_d2.checkpoint.conversion import Differences, compare, write_weights
 from instseg_d2.checkpoint.foreign import read_tensors
 from instseg_d2.checkpoint.mask2former import convert_mask2former
 from instseg_d2.checkpoint.opmask import convert_opmask
+from instseg_d2.checkpoint.pcan import convert_pcan
 from instseg_d2.checkpoint.sim import convert_sim
 from instseg_d2.checkpoint.teacher_student import drop_teacher
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
@@ -106,6 +107,17 @@ FORMATS = {
         "Mask2Former, code of its authors (facebookresearch/Mask2Former): ResNet-50 or ResNet-101",
         convert_mask2former,
         ("SIM/mask2former_r50_coco_50e", "SIM/mask2former_r101_coco_50e"),
+    ),
+    "pcan": Format(
+        "PCAN, code of its authors (SysCV/pcan): ResNet-50 on BDD100K, and the trackers it starts from",
+        convert_pcan,
+        (
+            "PCAN/pcan_released_r50_fpn_bdd100k",
+            "PCAN/tracking_rcnn_r50_fpn_bdd100k_masks",
+            "PCAN/tracking_rcnn_r50_fpn_bdd100k_boxes",
+        ),
+        # Prototypes that trackers have there as well, without a use.
+        counters=tuple(f"frame_attention.attentions.{level}.means" for level in ("p2", "p3")),
     ),
     "solov2": Format(
         "SOLOv2, AdelaiDet: ResNet-50 or ResNet-101",
