@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from instseg_d2.checkpoint import load_weights
+from instseg_d2.data import VideoClips
 from instseg_d2.data.statistics import SampleStatistics
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.engine.overrides import SettingError, apply_overrides
@@ -23,6 +24,7 @@ from instseg_d2.engine.run import build_model
 from instseg_d2.files import write_whole
 from instseg_d2.model_zoo import get_config
 from instseg_d2.visualization.samples import draw_sample, sheets
+from instseg_d2.visualization.sheet import tile
 from instseg_d2.visualization.sim import draw_pasting, draw_pseudo_supervision
 from instseg_d2.visualization.strips import draw_strips
 
@@ -30,6 +32,8 @@ _EPILOG = """\
 The recipe's data set goes through the recipe's mapper, so the pictures show resizing, crops and flips, and the ground
 truth after them. A dashed white box marks an instance whose mask is hidden from the loss. Amodal masks, occluders and
 identities are drawn when the mapper gives them (dataloader.train.mapper.extra_fields). Images are chosen at random.
+Of a recipe for videos, a frame is followed by its references, with one color for an object in all of them; statistics
+count the frame alone.
 
 Of a model that makes its masks itself (SIM), --pseudo-masks with its --weights draws what they are learned from:
 neighbors of one color, semantic and instance map, the pseudo mask with its ignored pixels, weights of the positives;
@@ -71,18 +75,22 @@ def samples(cfg: DictConfig, split: str, count: int, seed: int) -> Iterator[tupl
     Yields:
         the mapped frame with `image` and `instances`, and the annotations of its record (of a clip: none).
     """
-    records = instantiate(cfg.dataloader[split].dataset)
+    node = cfg.dataloader[split]
+    records = instantiate(node.dataset)
+    if "references" in node:
+        records = VideoClips(records, instantiate(node.references))
     mapper = build_mapper(cfg, split)
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     seed_all_rng(seed)  # of the augmentations
     for index in tqdm(chosen, desc="map", unit="image", disable=None):
-        mapped = mapper(records[index])
+        record = records[int(index)]
+        mapped = mapper(record)
         if mapped is None:
             continue
         if isinstance(mapped, list):
             yield from ((frame, []) for frame in mapped)
         else:
-            yield mapped, records[index].get("annotations", [])
+            yield mapped, record.get("annotations", [])
 
 
 def _image(sample: dict, is_rgb: bool) -> np.ndarray:
@@ -96,6 +104,13 @@ def _picture(sample: dict, image: np.ndarray, names: list[str] | None, side: int
     name = Path(sample["file_name"]).name[-side // 16 :]
     caption = f"{name}: {len(sample['instances'])}, {image.shape[1]}x{image.shape[0]}"
     return draw_sample(image, sample["instances"], names, caption=caption, side=side)
+
+
+def _with_references(sample: dict, is_rgb: bool, names: list[str] | None, side: int) -> np.ndarray:
+    """A frame, and to its right those that it refers to."""
+    frames = [sample, *sample.get("references", ())]
+    pictures = [_picture(frame, _image(frame, is_rgb), names, side) for frame in frames]
+    return tile(pictures, columns=len(pictures), gap=0)
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
@@ -134,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
         statistics.add(sample["instances"], annotations)
         if len(pictures) < args.count:
             image = _image(sample, is_rgb)
-            pictures.append(_picture(sample, image, names, args.side))
+            pictures.append(_with_references(sample, is_rgb, names, args.side))
             if args.pseudo_masks:
                 kept.append(sample)
             if args.strips:

@@ -6,11 +6,13 @@ from .datasets import (
     CocoDataset,
     Problem,
     prepare_dataset,
+    register_bdd100k,
     register_builtin,
     register_coco,
     register_cocoa,
     register_kins,
     register_voc,
+    register_youtube_vis,
     validate_coco,
 )
 from .errors import DatasetError, SampleError
@@ -26,3 +28,11 @@ from .supervision import (
     get_supervised_dataset_dicts,
 )
 from .synthetic import SEEN, UNSEEN, write_occshapes
+from .video_mapper import VideoMapper
+from .videos import (
+    ReferenceFrames,
+    VideoClips,
+    WholeVideoSampler,
+    build_video_test_loader,
+    build_video_train_loader,
+)

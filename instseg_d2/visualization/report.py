@@ -169,12 +169,12 @@ def _tables(results: dict) -> str:
     if by_class:
         text += f"<details><summary>per category</summary>{_table('category', by_class)}</details>"
     for task in [task for task in results if task not in plain]:
-        # Such as "IoU", "IoU-0.2-0.5", "instances-0.2-0.5": a measure, over everything or over a range.
+        # Such as "IoU", "IoU-0.2-0.5", "MOTSA-car": a measure, over everything, a range of hidden shares or a class.
         columns: dict[str, dict] = {}
         for name, value in results[task].items():
             measure, _, part = name.partition("-")
             columns.setdefault(measure, {})[part or "all"] = value
-        text += f"<h3>{html.escape(task)}</h3>{_table('hidden share', columns)}"
+        text += f"<h3>{html.escape(task)}</h3>{_table('part', columns)}"
     return text
 
 
@@ -243,11 +243,27 @@ def draw_results(
     return files
 
 
+def _prediction_sections(dataset_name: str, output_dir: Path, results: dict, pictures: int) -> list[str]:
+    """Curves and pictures of the instances found; needs `coco_instances_results.json`."""
+    predictions, sections = output_dir / "coco_instances_results.json", []
+    if json.loads(predictions.read_text()):
+        tasks = [task for task in ("bbox", "segm") if task in results]
+        ground_truth = Path(MetadataCatalog.get(dataset_name).json_file)
+        sections += [
+            "<h2>Precision and recall, mean over categories</h2>",
+            _precision_recall_figures(ground_truth, predictions, tasks),
+        ]
+    files = draw_results(dataset_name, predictions, output_dir / "overlays", pictures=pictures)
+    grid = "".join(_image_tag(path.read_bytes(), "jpeg", path.name) for path in files)
+    return [*sections, "<h2>Pictures</h2>", f'<div class="grid">{grid}</div>']
+
+
 def write_report(output_dir: Path, dataset_name: str, *, pictures: int = 16) -> Path:
     """Write `report.html` and `overlays/` into the output folder of a run that has been evaluated.
 
     Args:
-        output_dir: holds `results.json` and `coco_instances_results.json`, and `metrics.json` after a training.
+        output_dir: holds `results.json`, for a set of images `coco_instances_results.json`, and `metrics.json` after a
+            training.
         dataset_name: the registered data set of the evaluation.
         pictures: how many images to draw.
 
@@ -255,21 +271,13 @@ def write_report(output_dir: Path, dataset_name: str, *, pictures: int = 16) -> 
         The html file, which needs no other file.
     """
     results = json.loads((output_dir / "results.json").read_text())
-    predictions = output_dir / "coco_instances_results.json"
     metrics = output_dir / "metrics.json"
     sections = [f"<h2>Metrics on {html.escape(dataset_name)}</h2>", _tables(results)]
     if metrics.is_file():
         sections += ["<h2>Training</h2>", _curves(read_metrics(metrics))]
-    ground_truth = Path(MetadataCatalog.get(dataset_name).json_file)
-    if json.loads(predictions.read_text()):
-        tasks = [task for task in ("bbox", "segm") if task in results]
-        sections += [
-            "<h2>Precision and recall, mean over categories</h2>",
-            _precision_recall_figures(ground_truth, predictions, tasks),
-        ]
-    files = draw_results(dataset_name, predictions, output_dir / "overlays", pictures=pictures)
-    grid = "".join(_image_tag(path.read_bytes(), "jpeg", path.name) for path in files)
-    sections += ["<h2>Pictures</h2>", f'<div class="grid">{grid}</div>']
+    # Evaluators of videos write tracks, not instances of images.
+    if MetadataCatalog.get(dataset_name).evaluator_type == "coco":
+        sections += _prediction_sections(dataset_name, output_dir, results, pictures)
     title = html.escape(output_dir.resolve().name)
     path = output_dir / "report.html"
     write_whole(

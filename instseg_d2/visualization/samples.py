@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
-from .overlay import instance_colours, line_thickness, paint_mask, write_label
+from .overlay import id_colour, instance_colours, line_thickness, paint_mask, write_label
 from .sheet import side_by_side, tile
 
 _ALPHA = 0.4
@@ -50,7 +50,10 @@ class _Panels:
         self.boxes = (instances.gt_boxes.tensor.numpy() * scale).round().astype(int)
         classes = instances.gt_classes.tolist()
         self.labels = [names[index] if names and index < len(names) else str(index) for index in classes]
-        self.colours = instance_colours(instances.gt_classes.numpy())
+        if instances.has("gt_ids"):
+            self.colours = [id_colour(identity) for identity in instances.gt_ids.tolist()]
+        else:
+            self.colours = instance_colours(instances.gt_classes.numpy())
         has_mask = instances.gt_has_mask if instances.has("gt_has_mask") else torch.ones(len(classes), dtype=torch.bool)
         self.has_mask = has_mask.tolist()
         self.masks = _masks(instances, "gt_masks", self.size)

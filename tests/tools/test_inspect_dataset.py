@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from instseg_d2.checkpoint import Checkpointer
+from instseg_d2.data import register_youtube_vis
+from instseg_d2.data.synthetic.video_set import write_occvideo
 from instseg_d2.model_zoo import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,36 @@ def test_optional_fields_get_panels(tool, tiny_recipe, tmp_path):
     assert "with an occluder in the box: " in output
     assert cv2.imread(str(tmp_path / "a" / "train_00.png")).shape[1] == 2 * (96 + 4) + 4
     assert "3 images" in output  # --statistics counts more than --count draws
+
+
+def test_frames_of_a_video_stand_beside_their_references(tool, tmp_path):
+    video = tmp_path / "video"
+    write_occvideo(video, videos=1, frames=3, size=64, seed=5, progress=False)
+    register_youtube_vis("inspected_video", video / "ytvis/annotations.json", video / "ytvis/JPEGImages")
+    recipe = tmp_path / "video.py"
+    recipe.write_text(
+        """
+from instseg_d2.model_zoo import get_config
+
+_cfg = get_config("PCAN/tracking_rcnn_narrow_fpn_occvideo_quick")
+dataloader, optimizer, lr_multiplier, train, model = (
+    _cfg[key] for key in ("dataloader", "optimizer", "lr_multiplier", "train", "model")
+)
+dataloader.train.dataset.names = dataloader.test.dataset.names = "inspected_video"
+"""
+    )
+    try:
+        arguments = ["--config-file", recipe, "--output", tmp_path / "a", "--side", 96]
+        code, output, errors = tool(*arguments, "dataloader.train.references.count=2")
+        assert code == 0, errors
+        assert tool(*arguments, "--split", "test")[0] == 0
+    finally:
+        DatasetCatalog.remove("inspected_video")
+        MetadataCatalog.remove("inspected_video")
+    # The references are no images of their own in the numbers.
+    assert "3 images after augmentation" in output
+    sizes = [cv2.imread(str(tmp_path / "a" / f"{split}_00.png")).shape[:2] for split in ("train", "test")]
+    assert sizes == [(22 + 96 + 4 + 4, 3 * (panels * (96 + 4) + 4)) for panels in (3, 1)]
 
 
 def test_strips_show_the_targets_of_the_largest_instances(tool, tiny_recipe, tmp_path):

@@ -10,11 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ..datasets.validation import ADVICE, Finding, Problem, summarise, validate_coco
+from ..datasets.video_validation import is_video_set, validate_videos
 from .contents import Contents, check_further_masks, coco_contents
 from .images import IMAGE_ADVICE, check_images
 from .masks import MASK_ADVICE, check_masks
 from .summary import describe
-from .videos import is_video_set, validate_videos, video_contents
+from .videos import video_contents
 
 
 @dataclass(frozen=True)

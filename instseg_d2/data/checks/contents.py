@@ -12,6 +12,7 @@ from ..datasets.validation import (
     images_by_id,
     is_integer,
     is_sound,
+    list_of,
     place,
 )
 
@@ -77,12 +78,6 @@ class Contents:
     categories: dict[int, str] = field(default_factory=dict)
     videos: int | None = None
     left_out: int = 0
-
-
-def list_of(content: Any, key: str) -> list:
-    """A list of the json's top level; empty where there is none."""
-    value = content.get(key) if isinstance(content, dict) else None
-    return value if isinstance(value, list) else []
 
 
 def category_names(content: Any) -> dict[int, str]:

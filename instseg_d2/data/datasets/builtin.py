@@ -12,15 +12,21 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..synthetic.occshapes import AMODAL_FILE, ANNOTATION_FILE, GENERATOR_VERSION, IMAGE_FOLDER, write_occshapes
 from ..synthetic.outlines import CATEGORIES
+from ..synthetic.video_formats import YTVIS_FILE
+from ..synthetic.video_set import VIDEO_GENERATOR_VERSION, write_occvideo
+from .bdd100k import MOTS_EVALUATOR, bdd100k_splits, load_bdd100k
 from .coco_occ import occluded_splits
 from .cocoa import COCOA, COCOA_CLASSES
 from .kins import KINS, KINS_CLASSES
 from .splits import ROOT_VARIABLE, AmodalOnDisk, Generated, OnDisk, Records, Split
+from .video_catalog import numbered
 from .voc import voc_splits
+from .youtube_vis import YOUTUBE_VIS_EVALUATOR, load_youtube_vis, youtube_vis_splits
 
 logger = logging.getLogger(__name__)
 
 OCCSHAPES_SIZE = 128
+OCCVIDEO_SIZE = 128
 
 _MANDARIN_TREE = """\
   mandarin/
@@ -57,6 +63,7 @@ _COCOA_SAMPLES_TREE = """\
     annotations/amodal.json
     images/*.jpg"""
 
+_SHAPES = tuple(category.name for category in CATEGORIES)
 _COCO_CLASSES = tuple(MetadataCatalog.get("coco_2017_val").thing_classes)
 
 # Outlines drawn by hand may have slivers of one or two points; without them the instances are as good.
@@ -71,9 +78,46 @@ def occshapes_split(split: str, *, images: int, seed: int, size: int = OCCSHAPES
         write=partial(write_occshapes, images=images, seed=seed, size=size, progress=False),
         json_file=f"{folder}/{AMODAL_FILE if amodal else ANNOTATION_FILE}",
         image_root=f"{folder}/{IMAGE_FOLDER}",
-        classes=tuple(category.name for category in CATEGORIES),
+        classes=_SHAPES,
         extra={"masks": "amodal" if amodal else "visible"},
     )
+
+
+def occvideo_splits(split: str, *, videos: int, frames: int, seed: int, size: int = OCCVIDEO_SIZE) -> dict[str, Split]:
+    """One split of OccVideo by name, in the layout of YouTube-VIS and, from the same folder, in that of BDD100K."""
+    folder = f"occvideo/v{VIDEO_GENERATOR_VERSION}/{split}_{videos}x{frames}x{size}_seed{seed}"
+    write = partial(
+        write_occvideo,
+        videos=videos,
+        frames=frames,
+        seed=seed,
+        size=size,
+        layouts=("ytvis", "mots"),
+        progress=False,
+    )
+    common = {
+        "folder": folder,
+        "write": write,
+        "classes": _SHAPES,
+        "extra": {"thing_dataset_id_to_contiguous_id": numbered(_SHAPES).indices},
+    }
+    return {
+        f"occvideo_{split}": Generated(
+            json_file=f"{folder}/ytvis/{YTVIS_FILE}",
+            image_root=f"{folder}/ytvis/JPEGImages",
+            evaluator_type=YOUTUBE_VIS_EVALUATOR,
+            read=load_youtube_vis,
+            **common,
+        ),
+        f"occvideo_mots_{split}": Generated(
+            json_file=f"{folder}/mots/rles",
+            image_root=f"{folder}/mots/images",
+            paths={"bitmask_root": f"{folder}/mots/bitmasks"},
+            evaluator_type=MOTS_EVALUATOR,
+            read=load_bdd100k,
+            **common,
+        ),
+    }
 
 
 def _on_disk_splits(split: str) -> dict[str, Split]:
@@ -132,6 +176,10 @@ _SPLITS: dict[str, Split] = {
     **_on_disk_splits("train"),
     **_on_disk_splits("val"),
     **voc_splits(),
+    **occvideo_splits("train", videos=60, frames=16, seed=0),
+    **occvideo_splits("val", videos=16, frames=24, seed=1),
+    **youtube_vis_splits(),
+    **bdd100k_splits(),
 }
 _SPLITS.update(occluded_splits(_SPLITS["occshapes_val"], _SPLITS["occshapes_amodal_val"]))
 

@@ -15,7 +15,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DatasetError
-from .validation import TOLERABLE, validate_coco
+from .validation import TOLERABLE, Problem, validate_coco
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +99,38 @@ def read_coco_json(json_file: str | os.PathLike) -> Any:
         ) from None
 
 
-def _check_image_root(content: dict, json_file: str, image_root: str) -> None:
-    """The first image must lie where the json says; a wrong root is the usual mistake."""
-    for image in content["images"][:1]:
-        path = Path(image_root) / image["file_name"]
-        if not PathManager.isfile(str(path)):
-            raise DatasetError(
-                f"no image {path} (image {image['id']!r}, the first of {json_file})\n"
-                f"  {_nearby(path.absolute(), '*' + path.suffix)}\n"
-                "  `image_root` joined with 'file_name' must give the path of an image"
-            )
+def check_image_root(file_name: str, first: str, json_file: str, image_root: str) -> None:
+    """The first image must lie where the json says; a wrong root is the usual mistake.
+
+    Args:
+        file_name: of the first image, as the json has it.
+        first: what the image is called in a message.
+        json_file: the annotations.
+        image_root: the folder of the images.
+
+    Raises:
+        DatasetError: it does not; the message shows what is there instead.
+    """
+    path = Path(image_root) / file_name
+    if not PathManager.isfile(str(path)):
+        raise DatasetError(
+            f"no image {path} ({first}, the first of {json_file})\n"
+            f"  {_nearby(path.absolute(), '*' + path.suffix)}\n"
+            "  `image_root` joined with 'file_name' must give the path of an image"
+        )
+
+
+def raise_fatal(problems: Sequence[Problem], json_file: str, tolerate: Collection[str] = ()) -> None:
+    """Raise the fatal problems of a file in one error, or log the remarks in one message.
+
+    Raises:
+        DatasetError: a problem is fatal, and not of the kinds to tolerate.
+    """
+    fatal = [problem for problem in problems if problem.fatal and problem.kind not in tolerate]
+    if fatal:
+        raise DatasetError(f"{json_file} cannot be used:\n" + "\n".join(f"  {problem}" for problem in fatal))
+    if problems:
+        logger.info("%s:\n%s", json_file, "\n".join(f"  {problem}" for problem in problems))
 
 
 def _checked_content(json_file: str, image_root: str, tolerate: Collection[str] = ()) -> dict:
@@ -117,13 +139,9 @@ def _checked_content(json_file: str, image_root: str, tolerate: Collection[str] 
     if unknown:
         raise DatasetError(f"tolerate={sorted(unknown)}: only {sorted(TOLERABLE)} can be tolerated")
     content = read_coco_json(json_file)
-    problems = validate_coco(content)
-    fatal = [problem for problem in problems if problem.fatal and problem.kind not in tolerate]
-    if fatal:
-        raise DatasetError(f"{json_file} cannot be used:\n" + "\n".join(f"  {problem}" for problem in fatal))
-    if problems:
-        logger.info("%s:\n%s", json_file, "\n".join(f"  {problem}" for problem in problems))
-    _check_image_root(content, json_file, image_root)
+    raise_fatal(validate_coco(content), json_file, tolerate)
+    for image in content["images"][:1]:
+        check_image_root(image["file_name"], f"image {image['id']!r}", json_file, image_root)
     return content
 
 
@@ -158,6 +176,24 @@ def _describe(name: str, json_file: str, image_root: str, content: dict) -> Coco
     )
 
 
+def is_taken(name: str, json_file: str, image_root: str) -> bool:
+    """Whether a name is registered already, with these very paths.
+
+    Raises:
+        DatasetError: it is, with other paths.
+    """
+    if name not in DatasetCatalog.list():
+        return False
+    there = MetadataCatalog.get(name)
+    if (there.get("json_file"), there.get("image_root")) != (json_file, image_root):
+        raise DatasetError(
+            f"the name '{name}' is taken: json_file={there.get('json_file')}, "
+            f"image_root={there.get('image_root')}; choose another name, or call "
+            f"DatasetCatalog.remove('{name}') and MetadataCatalog.remove('{name}') first"
+        )
+    return True
+
+
 def register_coco(
     name: str,
     json_file: str | os.PathLike,
@@ -187,15 +223,8 @@ def register_coco(
     """
     json_file, image_root = os.fspath(json_file), os.fspath(image_root)
     keys = tuple(extra_annotation_keys)
-    taken = name in DatasetCatalog.list()
+    taken = is_taken(name, json_file, image_root)
     if taken:
-        there = MetadataCatalog.get(name)
-        if (there.get("json_file"), there.get("image_root")) != (json_file, image_root):
-            raise DatasetError(
-                f"the name '{name}' is taken: json_file={there.get('json_file')}, "
-                f"image_root={there.get('image_root')}; choose another name, or call "
-                f"DatasetCatalog.remove('{name}') and MetadataCatalog.remove('{name}') first"
-            )
         known = _registered.get(name)
         if known and known.extra_annotation_keys == keys and known.stamp == _stamp(json_file):
             return known.dataset

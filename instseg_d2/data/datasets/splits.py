@@ -34,6 +34,7 @@ class Split(ABC):
         evaluator_type: for the catalog, as in detectron2.
         read: from the paths of the annotations and of the images, and the set's name, to checked records.
         extra: further entries of the catalog.
+        paths: further entries of the catalog that are paths, relative to the root.
     """
 
     json_file: str
@@ -42,6 +43,7 @@ class Split(ABC):
     evaluator_type: str = "coco"
     read: Callable[[str, str, str], Records] = partial(load_checked, extra_annotation_keys=RECORD_KEYS)
     extra: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
 
     @abstractmethod
     def prepare(self, name: str, root: str) -> None:
@@ -71,6 +73,7 @@ class Split(ABC):
             "evaluator_type": self.evaluator_type,
             "thing_classes": list(self.classes),
             **self.extra,
+            **{key: os.path.join(root, path) for key, path in self.paths.items()},
         }
 
 
@@ -90,12 +93,12 @@ class Generated(Split):
     def prepare(self, name: str, root: str) -> None:
         """Generate the split unless it is there. Processes that ask at once wait for the first of them."""
         out, needed = Path(root, self.folder), Path(self.evaluation_json(root))
-        if needed.is_file():
+        if needed.exists():
             return
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(out.parent / f".{out.name}.lock"):
-                if needed.is_file():
+                if needed.exists():
                     return
                 logger.info("generating %s in %s", name, out)
                 statistics = self.write(out, overwrite=True)

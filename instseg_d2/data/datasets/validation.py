@@ -104,6 +104,12 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def list_of(content: Any, key: str) -> list:
+    """A list of the json's top level; empty where there is none."""
+    value = content.get(key) if isinstance(content, dict) else None
+    return value if isinstance(value, list) else []
+
+
 def is_integer(value: Any) -> bool:
     """An int of json; Python counts truth values as such too."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -2,13 +2,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from instseg_d2.data import BUILTIN_DATASETS, DatasetError, prepare_dataset, register_builtin, write_occshapes
 from instseg_d2.data.datasets import builtin
+from instseg_d2.data.datasets.bdd100k import read_bdd100k
 from instseg_d2.data.datasets.splits import Generated
+from instseg_d2.data.datasets.youtube_vis import YTVIS_2019_CLASSES
+from instseg_d2.data.instance_maps import read_bitmask, write_bitmask
 
 
 @pytest.fixture
@@ -19,6 +23,8 @@ def root(tmp_path, monkeypatch):
         for split, seed in (("train", 0), ("val", 1))
         for kind in ("", "amodal_")
     }
+    for split, seed in (("train", 0), ("val", 1)):
+        splits |= builtin.occvideo_splits(split, videos=2, frames=3, seed=seed, size=64)
     before = dict(builtin._roots)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(builtin, "_SPLITS", {**builtin._SPLITS, **splits})
@@ -32,12 +38,15 @@ def root(tmp_path, monkeypatch):
 
 def test_names_and_metadata_without_any_file(root):
     families = ("occshapes", "occshapes_amodal", "mandarin", "nuclei", "coco_mini", "kins", "cocoa")
+    families += ("occvideo", "occvideo_mots", "ytvis_2019", "ytvis_2021")
+    families += tuple(f"bdd100k_{task}" for task in ("det", "mot", "ins_seg", "seg_track"))
     assert set(BUILTIN_DATASETS) >= {f"{name}_{split}" for name in families for split in ("train", "val")}
     assert not any(root.iterdir())
     assert not (root.parent / "cache").exists()
     for name in BUILTIN_DATASETS:
         metadata = MetadataCatalog.get(name)
-        assert metadata.evaluator_type == "coco"
+        video = name.startswith(("occvideo", "ytvis", "bdd100k"))
+        assert (metadata.evaluator_type == "coco") != video
         # Derived files, such as the COCO form of amodal sets, are kept apart from the data.
         keys = ("amodal_json_file", "full_json_file", "list_file", "json_file")
         source = next(metadata.get(key) for key in keys if metadata.get(key))
@@ -81,6 +90,67 @@ def test_amodal_and_visible_names_share_the_pictures(root):
             assert (seen["depth"], seen["covered"], seen["id"]) == (whole["depth"], whole["covered"], whole["id"])
             some_are_hidden |= seen["segmentation"] != whole["segmentation"]
     assert some_are_hidden
+
+
+def test_occvideo_has_one_truth_in_two_layouts(root):
+    tracks, labels = DatasetCatalog.get("occvideo_val"), DatasetCatalog.get("occvideo_mots_val")
+    assert [path.name for path in (root / "occvideo/v1").iterdir() if path.is_dir()] == ["val_2x3x64_seed1"]
+    metadata, other = MetadataCatalog.get("occvideo_val"), MetadataCatalog.get("occvideo_mots_val")
+    assert (metadata.evaluator_type, other.evaluator_type) == ("youtube_vis", "bdd100k_mots")
+    assert metadata.thing_classes == other.thing_classes
+    assert metadata.thing_dataset_id_to_contiguous_id == {number + 1: number for number in range(10)}
+    bitmasks, _ = read_bdd100k(other.bitmask_root, other.image_root, other.thing_classes)
+    assert len(tracks) == len(labels) == len(bitmasks) == 6
+    for one, two, three in zip(tracks, labels, bitmasks, strict=True):
+        for key in ("video_id", "video_name", "frame_index", "video_length", "image_id", "height", "width"):
+            assert one[key] == two[key] == three[key]
+        assert one["annotations"]
+
+        def essence(record):
+            return sorted((a["bbox"], a["category_id"], a["iscrowd"]) for a in record["annotations"])
+
+        assert essence(one) == essence(two) == essence(three)
+        with open(one["file_name"], "rb") as file, open(two["file_name"], "rb") as again:
+            assert file.read() == again.read()
+
+
+def test_youtube_vis_tree_of_the_release(root, tmp_path):
+    prepare_dataset("occvideo_train")
+    made = root / "occvideo/v1/train_2x3x64_seed0/ytvis"
+    content = json.loads((made / "annotations.json").read_text())
+    content["categories"] = [{"id": at, "name": name} for at, name in enumerate(YTVIS_2019_CLASSES, start=1)]
+    (root / "ytvis_2019/valid").mkdir(parents=True)
+    (made / "JPEGImages").rename(root / "ytvis_2019/valid/JPEGImages")
+    file = root / "ytvis_2019/valid.json"
+    file.write_text(json.dumps({**content, "annotations": None}))
+    records = DatasetCatalog.get("ytvis_2019_val")
+    assert len(records) == 6
+    assert "annotations" not in records[0]
+    content["categories"].append({**content["categories"].pop(0), "id": 41})
+    file.write_text(json.dumps({**content, "annotations": None}))
+    with pytest.raises(DatasetError, match="the category ids of 'ytvis_2019_val' are 1 to 40 in the order person, gia"):
+        DatasetCatalog.get("ytvis_2019_val")
+
+
+def test_bdd100k_tree_of_the_release(root):
+    prepare_dataset("occvideo_mots_val")
+    made = root / "occvideo/v1/val_2x3x64_seed1/mots"
+    with pytest.raises(DatasetError) as caught:
+        DatasetCatalog.get("bdd100k_seg_track_val")
+    assert "no bdd100k/labels/seg_track_20/rles/val and no bdd100k/images/seg_track_20/val" in str(caught.value)
+    assert "labels/seg_track_20/rles/val    (or seg_track_20/bitmasks/val)" in str(caught.value)
+    for task in ("images", "labels"):
+        (root / f"bdd100k/{task}/seg_track_20").mkdir(parents=True)
+    (root / "bdd100k/labels/seg_track_20/bitmasks").mkdir()
+    (made / "images").rename(root / "bdd100k/images/seg_track_20/val")
+    (made / "bitmasks").rename(root / "bdd100k/labels/seg_track_20/bitmasks/val")
+    # Classes of OccVideo beyond the eighth have no meaning there.
+    for file in (root / "bdd100k/labels/seg_track_20/bitmasks/val").rglob("*.png"):
+        objects = read_bitmask(file)
+        write_bitmask(file, replace(objects, classes=objects.classes % 8))
+    records = DatasetCatalog.get("bdd100k_seg_track_val")
+    assert len(records) == 6
+    assert all(record["annotations"] for record in records)
 
 
 def test_damaged_generated_folder_is_made_anew_but_a_foreign_one_stays(root):

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -71,6 +72,18 @@ def test_report_is_one_file_with_everything(run):
         assert part in text
     assert 'src="http' not in text
     assert len(list((out / "overlays").glob("*.jpg"))) == 3
+
+
+def test_report_of_videos_has_no_instances_of_images(run):
+    _, out = run
+    (out / "coco_instances_results.json").unlink()
+    (out / "results.json").write_text(json.dumps({"segm": {"AP": 1, "AP50": 2}, "mots": {"IDSw": 7, "MOTSA-car": 44}}))
+    MetadataCatalog.get("report_of_videos").evaluator_type = "youtube_vis"
+    text = write_report(out, "report_of_videos").read_text()
+    MetadataCatalog.remove("report_of_videos")
+    for part in ("<td>2.0</td>", "<h3>mots</h3>", "<td>car</td>", "<td>44.0</td>"):
+        assert part in text
+    assert "Pictures" not in text
 
 
 def test_report_of_an_evaluation_without_predictions(run):
