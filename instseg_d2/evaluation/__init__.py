@@ -1,4 +1,4 @@
-"""Evaluators beyond plain COCO: categories, instances, occlusion, amodal masks, given boxes, further data sets."""
+"""Evaluators beyond plain COCO: categories, instances, occlusion, amodal masks, given boxes, further sets, videos."""
 
 from .amodal import AmodalEvaluator
 from .coco_subsets import SubsetCOCOEvaluator
@@ -13,4 +13,7 @@ from .instance_subsets import (
     touching_same_color,
 )
 from .other_dataset import OtherDatasetEvaluation
+from .track_ap import track_ap
 from .truth import GroundTruth, ImageTruth
+from .video_selection import VideoSelection
+from .youtube_vis import YouTubeVISEvaluator

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-_FALSE, _TRUE, _IGNORED = 0, 1, 2
+# What a detection is.
+FALSE, TRUE, IGNORED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def precisions(finished: COCOeval, variants: Sequence[Variant]) -> np.ndarray:
         order = np.argsort(-scores, kind="stable")
         for variant in np.flatnonzero(counts[category]):
             curve = outcomes[variant][:, order]
-            result[variant, :, :, position] = _precision(curve, counts[category][variant], params.recThrs)
+            result[variant, :, :, position] = interpolated_precision(curve, counts[category][variant], params.recThrs)
     return result
 
 
@@ -93,18 +94,18 @@ def _outcomes(
     everything = list(itertools.chain.from_iterable(found))
     outside = rules.outside([detection["area"] for detection in everything])
     # (V, 1, N) repeated for each threshold
-    outcomes = np.repeat(np.where(outside, _IGNORED, _FALSE).astype(np.int8)[:, None], len(rules.thresholds), axis=1)
+    outcomes = np.repeat(np.where(outside, IGNORED, FALSE).astype(np.int8)[:, None], len(rules.thresholds), axis=1)
     start = 0
     for pair, detections in zip(pairs, found, strict=True):
         if pair in ignored:
             crowd = np.array([bool(one.get("iscrowd", 0)) for one in finished._gts[pair]])
             part = outcomes[..., start : start + len(detections)]
-            _match(part, np.asarray(finished.ious[pair]), ignored[pair], crowd, rules.thresholds)
+            match_detections(part, np.asarray(finished.ious[pair]), ignored[pair], crowd, rules.thresholds)
         start += len(detections)
     return np.array([detection["score"] for detection in everything], dtype=float), outcomes
 
 
-def _match(
+def match_detections(
     outcome: np.ndarray, ious: np.ndarray, ignored: np.ndarray, crowd: np.ndarray, thresholds: np.ndarray
 ) -> None:
     """Match the detections of one image and category to its ground truth, the best first.
@@ -126,11 +127,11 @@ def _match(
         best = len(crowd) - 1 - np.where(candidates, ious[detection], -1)[..., ::-1].argmax(axis=2)
         variant, threshold = candidates.any(axis=2).nonzero()
         taken = best[variant, threshold]
-        outcome[variant, threshold, detection] = np.where(ignored[variant, taken], _IGNORED, _TRUE)
+        outcome[variant, threshold, detection] = np.where(ignored[variant, taken], IGNORED, TRUE)
         free[variant, threshold, taken] = crowd[taken]
 
 
-def _precision(curve: np.ndarray, count: int, recalls: np.ndarray) -> np.ndarray:
+def interpolated_precision(curve: np.ndarray, count: int, recalls: np.ndarray) -> np.ndarray:
     """Interpolated precision (T, R) at given recalls.
 
     Args:
@@ -138,8 +139,8 @@ def _precision(curve: np.ndarray, count: int, recalls: np.ndarray) -> np.ndarray
         count: number of instances to find.
         recalls: (R,).
     """
-    right = np.cumsum(curve == _TRUE, axis=1, dtype=float)
-    wrong = np.cumsum(curve == _FALSE, axis=1, dtype=float)
+    right = np.cumsum(curve == TRUE, axis=1, dtype=float)
+    wrong = np.cumsum(curve == FALSE, axis=1, dtype=float)
     precision = right / (right + wrong + np.spacing(1))
     # The best precision at this recall or any higher one, and 0 at a recall that is not reached.
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

@@ -136,3 +136,67 @@ def scene(annotation):
         return annotations, found
 
     return make
+
+
+@pytest.fixture
+def tracks():
+    """Files of YouTube-VIS in memory, of videos of 60 x 80 px; a track is a list of boxes (xyxy) and None."""
+
+    class Tracks:
+        def __init__(self, *lengths):
+            self.truth = {
+                "videos": [
+                    {
+                        "id": number,
+                        "height": HEIGHT,
+                        "width": WIDTH,
+                        "file_names": [f"clip{number}/{frame}.jpg" for frame in range(length)],
+                    }
+                    for number, length in enumerate(lengths, start=1)
+                ],
+                "categories": [{"id": key, "name": name} for key, name in CATEGORIES.items()],
+                "annotations": [],
+            }
+            self.results = []
+
+        @staticmethod
+        def masks(boxes):
+            made = [None if box is None else mask_util.encode(filled(box)) for box in boxes]
+            return [one and {"size": one["size"], "counts": one["counts"].decode()} for one in made]
+
+        def annotate(self, boxes, category=3, video=1, **more):
+            entry = {"id": len(self.truth["annotations"]) + 1, "video_id": video, "category_id": category, **more}
+            self.truth["annotations"].append({**entry, "segmentations": self.masks(boxes)})
+
+        def find(self, boxes, score=0.9, category=3, video=1):
+            entry = {"video_id": video, "category_id": category, "score": score}
+            self.results.append({**entry, "segmentations": self.masks(boxes)})
+
+    return Tracks
+
+
+@pytest.fixture
+def video_dataset():
+    """Gives a name of a data set of videos with some metadata."""
+    names = []
+
+    def make(**metadata):
+        names.append(f"test_{uuid.uuid4().hex[:8]}")
+        MetadataCatalog.get(names[-1]).set(**metadata)
+        return names[-1]
+
+    yield make
+    for name in names:
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def tracked(detections):
+    """Instances of a frame with identities, from (identity, box, class index, score)."""
+
+    def make(*found):
+        instances = detections([one[1:] for one in found])
+        instances.pred_ids = torch.tensor([one[0] for one in found], dtype=torch.int64)
+        return instances
+
+    return make
