@@ -117,6 +117,8 @@ class FlowCompletion(nn.Module):
         complete: torch.Tensor,
         forward_flow: torch.Tensor,
         backward_flow: torch.Tensor,
+        *,
+        started: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Complete the flows of a clip.
 
@@ -126,6 +128,7 @@ class FlowCompletion(nn.Module):
             complete: (B, T, 1, H, W) float in {0, 1}.
             forward_flow: (B, T - 1, 2, H, W) observed flow, pixels.
             backward_flow: (B, T - 1, 2, H, W), the same in the other direction.
+            started: the flows are what `start` makes of the observed ones already, as a data loader can do it.
 
         Returns:
             The completed forward and backward flow, float32; outside of the complete masks as given, bit for bit.
@@ -134,7 +137,7 @@ class FlowCompletion(nn.Module):
             InpaintingError: the parts do not fit each other.
         """
         check_clip(frames, visible=visible, complete=complete, forward_flow=forward_flow, backward_flow=backward_flow)
-        if self.start == "harmonic":
+        if self.start == "harmonic" and not started:
             forward_flow, backward_flow = harmonic_flow(
                 forward_flow, backward_flow, visible, complete, hole_margin=self.hole_margin
             )

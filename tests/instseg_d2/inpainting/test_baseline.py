@@ -96,6 +96,20 @@ def test_stream_in_short_runs_gives_every_frame_and_holds_few():
     assert count == 12
 
 
+def test_stream_tells_the_backend_which_frames_it_asks_for():
+    class Recording(Constant):
+        asked = ()
+
+        def flows(self, frames, start=0):
+            self.asked += ((start, len(frames)),)
+            return super().flows(frames, start)
+
+    frames, visible, complete, _, _ = passing(length=6)
+    backend = Recording((4, 0))
+    list(WeightFreeInpainter(flow=backend).stream(as_samples(frames, visible, complete), size=4, margin=1))
+    assert backend.asked == ((0, 2), (1, 2), (2, 2), (3, 2), (4, 2))
+
+
 def test_hidden_part_needs_a_place():
     frames, visible, *_ = passing(length=2)
     inpainter = WeightFreeInpainter(flow=DISFlow())

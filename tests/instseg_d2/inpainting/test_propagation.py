@@ -264,12 +264,14 @@ def test_chains_pass_the_rim_of_sources():
     assert done.from_past[0, 2, 0, 2, 4] == 1
 
 
-def test_flow_that_is_no_number_fills_nothing():
-    frames, visible, complete, forward, backward = still_pixel(3, [1])
-    for bad in (torch.nan, torch.inf):
-        done = Propagator()(frames, visible, complete, forward + bad, backward + bad)
-        assert not done.filled.any()
-        assert torch.equal(done.frames, frames)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("where", [(True, True), (True, False), (False, True)])
+def test_flow_that_is_no_number_fills_nothing(bad, where):
+    frames, visible, complete, *flows = still_pixel(3, [1])
+    flows = [flow + bad if broken else flow for flow, broken in zip(flows, where, strict=True)]
+    done = Propagator(reference_width=None)(frames, visible, complete, *flows)
+    assert not done.filled.any()
+    assert torch.equal(done.frames, frames)
 
 
 def test_object_that_is_never_visible():

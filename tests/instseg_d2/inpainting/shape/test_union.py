@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from instseg_d2.inpainting.shape.union import flow_aligned_union
@@ -16,9 +17,10 @@ def passing(step, length=8, height=32, width=72):
     return visible, occluders, complete, vector * visible[:, :-1], -vector * visible[:, 1:]
 
 
-def test_hidden_part_is_found_from_both_sides():
+@pytest.mark.parametrize("reach", [1, 16])
+def test_hidden_part_is_found_from_both_sides(reach):
     visible, occluders, complete, forward, backward = passing((4, 1))
-    union = flow_aligned_union(visible, occluders, forward, backward)
+    union = flow_aligned_union(visible, occluders, forward, backward, reach=reach)
     hidden = complete * (1 - visible)
     found = union * (1 - visible)
     overlap = (found * hidden).sum() / torch.maximum(found, hidden).sum()
