@@ -30,13 +30,16 @@ class Erasing:
 
     Attributes:
         behind: chance of case 2: the object hides the eraser and is complete.
-        fills: chances of showing the eraser as its own pixels, as grey, or as another frame of the set.
+        fills: chances of showing the eraser as its own pixels, as grey, or as another frame of the set. The published
+            masks come without pixels of occluders.
+        clipped: show the eraser only where it hides the object, as the paper's pictures do.
         jitter: greatest number of pixels by which the visible masks of a clip are dilated or eroded.
         drop: chance that the visible mask of one frame of a clip is empty.
     """
 
     behind: float = 0.2
     fills: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    clipped: bool = False
     jitter: int = 0
     drop: float = 0.0
 
@@ -49,6 +52,8 @@ class Erasing:
 
 # What is seen of built occluders, in front, with exact masks: for the stages after shape completion.
 AS_BUILT = Erasing(behind=0.0, fills=(1.0, 0.0, 0.0))
+# The same without the colours of occluders: a grey hole in the object.
+AS_PUBLISHED = Erasing(behind=0.0, fills=(0.0, 1.0, 0.0), clipped=True)
 # For shape completion at 432 x 240.
 SELF_SUPERVISED = Erasing(jitter=7, drop=0.05)
 
@@ -175,11 +180,14 @@ class InpaintingClips(Dataset):
 
     def _fill(self, rng: np.random.Generator, images: dict[str, np.ndarray]) -> np.ndarray:
         """(T, H, W, 3) uint8: the frames with the eraser as it is drawn to be shown."""
-        fill = FILLS[rng.choice(len(FILLS), p=self.erasing.fills)]
-        if fill == "pixels":
-            return images["frames"]
-        shown = np.uint8(GREY) if fill == "grey" else self._other_frame(rng)
-        return np.where(images["eraser"][..., None], shown, images["clean"])
+        fill = FILLS[rng.choice(len(FILLS), p=list(self.erasing.fills))]
+        shown = images["frames"]
+        if fill == "pixels" and not self.erasing.clipped:
+            # With the soft edge that an occluder may have beyond its mask.
+            return shown
+        if fill != "pixels":
+            shown = np.uint8(GREY) if fill == "grey" else self._other_frame(rng)
+        return np.where(images["hole" if self.erasing.clipped else "eraser"][..., None], shown, images["clean"])
 
     def _other_frame(self, rng: np.random.Generator) -> np.ndarray:
         track = self.tracks[rng.integers(len(self.tracks))]

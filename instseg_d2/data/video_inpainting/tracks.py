@@ -66,7 +66,10 @@ class TrackRules:
     def __post_init__(self):
         low, high = self.area
         if self.frames < 1 or not 0 <= low <= high <= 1 or self.area_ratio < 1 or not 0 <= self.at_border <= 1:
-            raise ValueError(f"frames and area_ratio must be 1 or more, area and at_border shares of 1; got {self}")
+            raise ValueError(
+                "frames and area_ratio must be 1 or more, area two rising shares and at_border a share of 1; got "
+                f"frames={self.frames}, area_ratio={self.area_ratio}, area={self.area}, at_border={self.at_border}"
+            )
 
     def judge(self, track: Track) -> tuple[Track | None, str]:
         """The track cut to its longest row of frames, or None and why it is no target."""

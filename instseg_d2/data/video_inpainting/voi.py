@@ -115,7 +115,10 @@ class VOITrack:
             path = self.folder / OCCLUDER_FOLDER / f"{self.stems[frame]}.png"
             occluder = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             if occluder is None or occluder.shape != (*self.size, 4):
-                raise DatasetError(f"no picture of the occluder {path}; show its place as a hole: rendering='hole'")
+                raise DatasetError(
+                    f"no picture of the occluder {path}; published masks have none: show a hole instead "
+                    "(rendering='hole'; of clips fills=(0, 0.5, 0.5), or AS_PUBLISHED)"
+                )
         return render(self.clean(frame), hidden=self._mask("occ_mask", frame), occluder=occluder, rendering=rendering)
 
     def flow(self, frame: int, direction: str) -> np.ndarray | None:
@@ -200,7 +203,8 @@ def _track(root: Path, row: dict[str, Any], images: Path, categories: Sequence[s
     files = row.get("files")
     if files and [Path(file).stem for file in files] != stems:
         raise DatasetError(
-            f"{folder} has {len(stems)} masks, but {MANIFEST_FILE} lists {len(files)} other frames for it"
+            f"{folder} has {len(stems)} masks, but {MANIFEST_FILE} lists {len(files)} frames for it, or others: make "
+            "the set anew"
         )
     paths = [images / file for file in files] if files else frames_of(images / row["video"], stems, folder)
     if not paths[0].is_file():

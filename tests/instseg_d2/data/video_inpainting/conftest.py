@@ -15,10 +15,10 @@ EASY = TrackRules(frames=5, area=(0.005, 0.6), area_ratio=10, at_border=1.0)
 
 @pytest.fixture(scope="session")
 def occvideo_set(tmp_path_factory):
-    """OccVideo, four videos of 64 x 96 px and eight frames, as YouTube-VIS and as YouTube-VOI."""
+    """OccVideo, three videos of 64 x 96 px and eight frames, as YouTube-VIS and as YouTube-VOI."""
     folder = tmp_path_factory.mktemp("occvideo") / "set"
     write_occvideo(
-        folder, videos=4, frames=8, size=(64, 96), seed=3, layouts=("ytvis", "voi"), flow=True, progress=False
+        folder, videos=3, frames=8, size=(64, 96), seed=3, layouts=("ytvis", "voi"), flow=True, progress=False
     )
     return folder
 

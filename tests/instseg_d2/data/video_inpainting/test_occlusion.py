@@ -93,7 +93,7 @@ def test_golden_hash():
     assert [digest[:12] for digest in digests] == GOLDEN
 
 
-GOLDEN = []
+GOLDEN = ["fb9a33ffe8a3", "9ef92a55a982", "649d2bd6beb1", "69140f21b708"]
 
 
 def test_without_other_tracks_strokes_and_blobs_share_their_chance():

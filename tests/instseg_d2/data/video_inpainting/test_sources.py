@@ -12,7 +12,7 @@ from instseg_d2.data.synthetic.video import occvideo
 from instseg_d2.data.synthetic.video_formats import shown
 from instseg_d2.data.video_inpainting.sources import PaletteMasks, YouTubeVIS, source_of
 
-REAL = Path("/work/shared/data/video_multiobj")
+REAL = Path(__file__).resolve().parents[5] / "shared/data/video_multiobj"
 
 
 def test_occvideo_through_youtube_vis(source):

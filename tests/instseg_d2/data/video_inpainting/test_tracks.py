@@ -60,5 +60,5 @@ def test_one_frame():
 
 
 def test_wrong_rules():
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="two rising shares"):
         TrackRules(area=(0.5, 0.1))
