@@ -17,6 +17,8 @@ examples:
   python tools/benchmark.py evaluation --images 5000 --detections 20
   python tools/benchmark.py mapper --config-file Baselines/mask_rcnn_r50_fpn_coco_1x
   python tools/benchmark.py models --config-file A --config-file B --mode train --size 512 --batch 2
+  python tools/benchmark.py temporal --lengths 2 4 8
+  python tools/benchmark.py video --config-file BASELINE --config-file PCAN --frames 2000
 
 Every ratio is seconds of A / seconds of B, medians over all measurements of a run; min and max are the ratios of its
 rounds: when they are far apart the machine was busy, and the ratio says little. On a machine that others use too,
@@ -218,18 +220,32 @@ def models(args: argparse.Namespace) -> None:
     _finish(args, compare(steps, pairs, what=what, **_counts(args)))
 
 
+def temporal(args: argparse.Namespace) -> None:
+    """Attention over time: multiply-adds and memory by length of the clip."""
+    from instseg_d2.benchmark.temporal import beside_the_paper, measure_all, rows
+
+    how = {"size": tuple(reversed(args.size)), "joined": not args.separate, "is_training": args.mode == "train"}
+    costs = measure_all(args.lengths, device=args.device, **how)
+    print(beside_the_paper(costs))
+    levels = "separate levels" if args.separate else "joined levels"
+    _finish(args, rows(costs, f"frame attention, {args.mode}, {args.size[0]}x{args.size[1]}, {levels}"))
+
+
+def video(args: argparse.Namespace) -> None:
+    """A frame of a video: recipes against the first one, and late frames against early ones."""
+    from instseg_d2.benchmark import video as parts
+
+    made = parts.players(args.config_file, size=args.size, objects=args.objects, device=args.device)
+    how = {"device": args.device, "clock": args.clock, "rounds": args.rounds, "repeats": args.repeats}
+    rows = parts.side_by_side(made, warmup=args.warmup, **how) if len(made) > 1 else []
+    for one in made if args.frames else ():
+        rows += parts.late_and_early(one, early=args.early, late=args.frames, **how)
+    _finish(args, rows)
+
+
 def _command(commands, function, *, help: str, example: str, rounds: int, repeats: int, warmup: int = 2):
-    name = function.__name__
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=f"{help}.",
-        epilog=f"example:\n  python tools/benchmark.py {name} {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(function=function)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, OpenMP and BLAS (default 1)")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, ... (default cpu)")
+    """A subcommand that measures time; `_untimed_command` has only the options for others."""
+    parser = _untimed_command(commands, function, help=help, example=example)
     parser.add_argument(
         "--clock",
         choices=["wall", "cpu"],
@@ -239,6 +255,21 @@ def _command(commands, function, *, help: str, example: str, rounds: int, repeat
     parser.add_argument("--rounds", type=int, default=rounds, help=f"a ratio is told for each (default {rounds})")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns in a round (default {repeats})")
     parser.add_argument("--warmup", type=int, default=warmup, help=f"turns that do not count (default {warmup})")
+    return parser
+
+
+def _untimed_command(commands, function, *, help: str, example: str):
+    name = function.__name__
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help}.",
+        epilog=f"example:\n  python tools/benchmark.py {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=function, clock="", rounds=1, repeats=1, warmup=0)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, OpenMP and BLAS (default 1)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, ... (default cpu)")
     parser.add_argument("--output", type=Path, metavar="CSV", help="append the table, e.g. results/benchmark.csv")
     return parser
 
@@ -327,6 +358,41 @@ def parse() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", type=int, default=512, help="short edge, pixels (default 512)")
     command.add_argument("--batch", type=int, default=1, help="images (default 1)")
+
+    command = _command(
+        commands,
+        video,
+        help="A frame of a video: recipes that track against the first of them, with random weights",
+        example="--config-file BASELINE --config-file PCAN --size 360 --frames 2000 --clock cpu",
+        rounds=5,
+        repeats=10,
+        # As many as the recipe with the longest memory looks back.
+        warmup=32,
+    )
+    command.add_argument("--config-file", action="append", required=True, help="a recipe; the first is the baseline B")
+    command.add_argument("--size", type=int, default=360, help="short edge, pixels (default 360)")
+    command.add_argument("--objects", type=int, default=10, help="detections of a frame at most (default 10)")
+    command.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        help="also: so many frames into the video, time and memory beside those of frame --early (default: not)",
+    )
+    command.add_argument("--early", type=int, default=100, help="default 100")
+
+    command = _untimed_command(
+        commands,
+        temporal,
+        help="PCAN's frame attention beside non-local attention and a transformer (Table 5.5): multiply-adds of the "
+        "forward pass, and memory: of live tensors on the CPU, without making them; of the allocator on CUDA",
+        example="--lengths 2 4 8 --output results/benchmark.csv",
+    )
+    command.add_argument("--lengths", type=int, nargs="+", default=[2, 4, 8], help="frames of a clip (default 2 4 8)")
+    command.add_argument("--mode", choices=["train", "inference"], default="train", help="of the memory; default train")
+    command.add_argument(
+        "--size", type=int, nargs=2, default=[640, 360], metavar="PX", help="width and height (640 360)"
+    )
+    command.add_argument("--separate", action="store_true", help="an attention for each level; else one for all pixels")
     return parser
 
 

@@ -5,22 +5,27 @@ import argparse
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from instseg_d2.data.media import MediaError, find_media, is_video, load_image, read_frames, video_info
-from instseg_d2.engine import Predictor
+from instseg_d2.data.clips import Clip, find_clips
+from instseg_d2.data.errors import DatasetError
+from instseg_d2.data.media import MediaError, find_media, is_video, load_image
+from instseg_d2.engine import Predictor, VideoPredictor
 from instseg_d2.engine.auxiliary_maps import keep_auxiliary_maps
+from instseg_d2.engine.coco_file import Categories, CocoWriter
 from instseg_d2.engine.mask_annotation import annotate_masks, read_boxes
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
+from instseg_d2.engine.video_files import AnnotatedVideo, MotsFolder, TrackFile
+from instseg_d2.engine.video_predictor import can_track, follow
+from instseg_d2.engine.video_strips import RecordedTracks, VideoStrips
 from instseg_d2.files import replacing, write_whole
 from instseg_d2.visualization import draw_instances
 from instseg_d2.visualization.pep import draw_mining
@@ -33,6 +38,8 @@ examples:
   python tools/predict.py --config-file NAME --weights model_final.pth --input folder --output out --strips
   python tools/predict.py --config-file NAME --weights model_final.pth --input images --boxes boxes.json \
       --save-masks masks.json
+  python tools/predict.py --config-file TRACKS --weights model_final.pth --input clip.mp4 --output out --mots out/mots
+  python tools/predict.py --config-file TRACKS --weights model_final.pth --input frames/ --output out --frames-as-video
 
 The output folder gets an overlay for every image (a video for every video) and predictions.json: a COCO data set of
 the predictions, with a score in each annotation. A file that cannot be read is named, skipped, and makes the exit
@@ -40,49 +47,23 @@ code 1; Ctrl-C keeps what is done.
 
 --strips also writes <image>_strips.png: for each instance everything that the mask head predicts, such as occluder and
 contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it; for PEP the original
-instances, the key pixels around them, what was merged, and the result. Videos have none.
+instances, the key pixels around them, what was merged, and the result. Videos have none, unless the recipe tracks.
+
+Videos with a recipe that tracks, such as PCAN's: the overlay video has one colour and number for each object, and
+<video>_tracks.json has the tracks in the format of YouTube-VIS (compressed run lengths; a score for each track). --mots
+also writes them as BDD100K has them: bitmasks/<video>/<video>-0000001.png and rles/<video>.json. With --frames-as-video
+the images of a folder are the frames of a video, in natural order (frame9 before frame10); otherwise images are single
+images, which are not tracked. --strips writes <video>_strips.png: frames with their tracks, where the prototypes of
+PCAN look, and each track with its maps; --beside adds the tracks of other recipes to it, from the folders that they
+were written to: --beside baseline=out_a --beside 'frame level=out_b'. Frames are read and written one at a time; memory
+grows by some 24 bytes for each mask, and masks wait on the disk of the output folder. A video that breaks off, or
+changes its size, keeps what was done before.
 
 --save-masks turns a COCO data set of boxes into one with masks: of each annotation of --boxes the model draws the mask
 in the given box, for the given class, and all else in the file stays. --input is then the folder of its images. Masks
 are cut at their boxes. Annotations that have a mask keep it; crowd regions get none. The exit code is 1 when an image
 cannot be read. The file is written at the end, as a whole.
 """
-
-
-class CocoWriter:
-    """Collects predictions as a COCO data set.
-
-    Args:
-        path: the json to write.
-        metadata: of the data set that the model was trained for; gives category names and ids.
-    """
-
-    def __init__(self, path: Path, metadata) -> None:
-        self.path = path
-        self.images, self.annotations, self.categories = [], [], {}
-        self._names = getattr(metadata, "thing_classes", None)
-        ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
-        self._category_ids = {index: category for category, index in ids.items()}
-
-    def add(self, file_name: str, shape: tuple[int, int], instances) -> None:
-        """Add one image of shape (height, width) and its predicted Instances."""
-        image_id = len(self.images) + 1
-        self.images.append({"id": image_id, "file_name": file_name, "height": shape[0], "width": shape[1]})
-        for item in instances_to_coco_json(instances.to("cpu"), image_id):
-            index = item["category_id"]
-            item["category_id"] = category = self._category_ids.get(index, index + 1)
-            name = self._names[index] if self._names else f"class {index}"
-            self.categories[category] = {"id": category, "name": name}
-            width, height = item["bbox"][2:]
-            mask = item.get("segmentation")
-            area = int(mask_utils.area(mask)) if mask else width * height
-            self.annotations.append({"id": len(self.annotations) + 1, "iscrowd": 0, "area": area, **item})
-
-    def write(self) -> None:
-        """Write the json, replacing an older one only when the new one is whole."""
-        categories = [self.categories[key] for key in sorted(self.categories)]
-        data = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        write_whole(self.path, json.dumps(data))
 
 
 def _batches(items: Iterator, size: int) -> Iterator[list]:
@@ -107,7 +88,7 @@ class Job:
         """Print and remember that a file cannot be read, and go on with the next one."""
         try:
             yield
-        except MediaError as error:
+        except (DatasetError, MediaError) as error:
             self.failures.append(str(error))
             tqdm.write(str(error), file=sys.stderr)
 
@@ -116,6 +97,8 @@ class Job:
         predictions = []
         for name, image, found in zip(names, images, self.predictor.predict_batch(images), strict=True):
             instances = found["instances"]
+            if instances.has("pred_ids"):
+                instances.remove("pred_ids")  # of one image they mean nothing
             kept = instances[instances.scores >= self.args.score_threshold]
             self.writer.add(name, image.shape[:2], kept)
             predictions.append({**found, "instances": kept})
@@ -134,13 +117,13 @@ class Job:
             )
         return draw_strips(image, output["instances"], self.names, rows=self.args.strips)
 
-    def path_of(self, source: Path, suffix: str) -> Path:
+    def path_of(self, name: str, suffix: str) -> Path:
         """A file in the output folder, named after the source; equal names of several folders get a number."""
-        path = self.output / f"{source.stem}{suffix}"
+        path = self.output / f"{name}{suffix}"
         number = 1
         while path in self._used:
             number += 1
-            path = self.output / f"{source.stem}_{number}{suffix}"
+            path = self.output / f"{name}_{number}{suffix}"
         self._used.add(path)
         return path
 
@@ -155,49 +138,94 @@ class Job:
         predictions = self.predict([str(path) for path in loaded], list(loaded.values()))
         for (path, image), output in zip(loaded.items(), predictions, strict=True):
             if not self.args.no_overlays:
-                _write_image(self.path_of(path, ".jpg"), self.overlay(image, output["instances"]))
+                _write_image(self.path_of(path.stem, ".jpg"), self.overlay(image, output["instances"]))
             if self.args.strips:
-                _write_image(self.path_of(path, "_strips.png"), self.strips(image, output))
+                _write_image(self.path_of(path.stem, "_strips.png"), self.strips(image, output))
 
-    def video(self, path: Path) -> None:
+    def video(self, clip: Clip) -> None:
         """Predict a video frame by frame and write it with its overlays."""
-        info = video_info(path)
-        target = None
-        done = 0
+        length, done = clip.length, 0
+        with ExitStack() as stack:
+            bar = stack.enter_context(tqdm(total=length or None, desc=clip.name, unit="frame"))
+            frames = stack.enter_context(closing(clip.frames()))
+            target = None
+            if not self.args.no_overlays:
+                target = stack.enter_context(closing(AnnotatedVideo(self.path_of(clip.name, ".mp4"), clip.fps(0))))
+            for batch in _batches(frames, self.args.batch_size):
+                names = [clip.file_name(done + index) for index in range(len(batch))]
+                predictions = self.predict(names, batch)
+                if target is not None:
+                    for image, output in zip(batch, predictions, strict=True):
+                        target.write(self.overlay(image, output["instances"]))
+                done += len(batch)
+                bar.update(len(batch))
+
+
+class Tracking:
+    """What one run of the tool needs to follow the objects of videos."""
+
+    def __init__(self, job: Job) -> None:
+        self.args = job.args
+        self.job = job
+        self.predictor = VideoPredictor(job.predictor)
+        self.strips = VideoStrips(job.predictor.model, rows=self.args.strips) if self.args.strips else None
+
+    def video(self, clip: Clip) -> None:
+        """Track the objects of a video and write all that is asked for, also when the video breaks off."""
+        length, fps = clip.length, clip.fps(self.args.fps)
+        tracks = TrackFile(self.job.path_of(clip.name, "_tracks.json"), clip, self.predictor.metadata)
+        name = tracks.path.name.removesuffix("_tracks.json")
+        others = self._others(tracks.path.name)
+        outputs = [tracks, *self._further_outputs(name, fps)]
+        start, done = time.perf_counter(), 0
         try:
             with (
-                tqdm(total=info.frames or None, desc=path.name, unit="frame") as bar,
-                closing(read_frames(path)) as frames,
+                tqdm(total=length or None, desc=clip.name, unit="frame") as bar,
+                closing(clip.frames()) as frames,
+                closing(follow(self.predictor, frames, outputs, score_threshold=self.args.score_threshold)) as steps,
             ):
-                for batch in _batches(frames, self.args.batch_size):
-                    names = [f"{path}/{done + index:06d}" for index in range(len(batch))]
-                    predictions = self.predict(names, batch)
-                    if target is None and not self.args.no_overlays:
-                        target = _video_writer(self.path_of(path, ".mp4"), info.fps, batch[0].shape)
-                    if target is not None:
-                        for image, output in zip(batch, predictions, strict=True):
-                            target.write(self.overlay(image, output["instances"]))
-                    done += len(batch)
-                    bar.update(len(batch))
+                for _ in steps:
+                    done += 1
+                    bar.update()
         finally:
-            if target is not None:
-                target.release()
+            if done:
+                speed = done / (time.perf_counter() - start)
+                short = f" of the {length} that the video should have" if done < length else ""
+                print(f"{name}: {done} frames{short}, {len(tracks)} tracks, {speed:.2f} frames/s: {tracks.path}")
+                self._draw(name, others)
+
+    def _further_outputs(self, name: str, fps: float) -> list:
+        outputs = []
+        if not self.args.no_overlays:
+            outputs.append(AnnotatedVideo(self.job.output / f"{name}.mp4", fps, self.job.names))
+        if self.args.mots:
+            outputs.append(MotsFolder(self.args.mots, name, self.predictor.metadata))
+        if self.strips is not None:
+            self.strips.reset()
+            outputs.append(self.strips)
+        return outputs
+
+    def _others(self, file_name: str) -> dict[str, RecordedTracks]:
+        """Tracks that other recipes wrote of this video, by the names that they were given."""
+        categories = Categories(self.predictor.metadata)
+        folders = (text.partition("=") for text in self.args.beside)
+        return {name: RecordedTracks(Path(folder, file_name), categories) for name, _, folder in folders}
+
+    def _draw(self, name: str, others: dict[str, RecordedTracks]) -> None:
+        if self.strips is not None:
+            title = Path(self.args.config_file).stem.replace("_", " ") if others else "tracks"
+            picture = self.strips.draw(title, self.job.names, others)
+            _write_image(self.job.output / f"{name}_strips.png", picture)
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     write_whole(path, cv2.imencode(path.suffix, image)[1].tobytes())
 
 
-def _video_writer(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise OSError(f"cannot write video {path}")
-    return writer
-
-
-def _prepare_strips(predictor: Predictor) -> None:
+def _prepare_strips(predictor: Predictor, tracking: Tracking | None) -> None:
     """Have the model attach all its maps, and say so when it has no more than soft masks."""
-    if not keep_auxiliary_maps(predictor.model):
+    has_regions = tracking is not None and tracking.strips.has_regions
+    if not keep_auxiliary_maps(predictor.model) and not has_regions:
         print(
             "--strips: no mask head of this model has further maps (keep_aux); strips show the image, the soft mask "
             "and the mask",
@@ -239,24 +267,28 @@ def run(args: argparse.Namespace) -> int:
     paths = find_media(args.input)
     Path(args.output).mkdir(parents=True, exist_ok=True)
     predictor = _predictor(args)
-    if args.strips:
-        _prepare_strips(predictor)
     job = Job(args, predictor)
+    needed = args.mots or args.frames_as_video or args.beside
+    tracking = Tracking(job) if needed or can_track(predictor.model) else None
+    if args.strips:
+        _prepare_strips(predictor, tracking)
+    clips = find_clips(paths, join_images=args.frames_as_video)
+    stills = [] if args.frames_as_video else [path for path in paths if not is_video(path)]
     try:
-        stills = [path for path in paths if not is_video(path)]
         with tqdm(total=len(stills), unit="image", disable=not stills) as bar:
             for batch in _batches(iter(stills), args.batch_size):
                 job.images(batch)
                 bar.update(len(batch))
-        for path in filter(is_video, paths):
+        for clip in clips:
             with job.noting_failures():
-                job.video(path)
+                (tracking or job).video(clip)
     finally:
-        job.writer.write()
-    print(
-        f"{len(job.writer.annotations)} instances in {len(job.writer.images)} images: {job.writer.path}"
-        + (f"; {len(job.failures)} of {len(paths)} files could not be read" if job.failures else "")
-    )
+        if stills or tracking is None:
+            job.writer.write()
+            count = len(job.writer.annotations)
+            print(f"{count} instances in {len(job.writer.images)} images: {job.writer.path}")
+    if job.failures:
+        print(f"{len(job.failures)} of {len(stills) + len(clips)} files could not be read")
     return 1 if job.failures else 0
 
 
@@ -284,6 +316,22 @@ def parse() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="write what the mask head predicts of the ROWS best instances of each image (default 8)",
     )
+    parser.add_argument(
+        "--frames-as-video", action="store_true", help="the images of a folder are the frames of a video; to be tracked"
+    )
+    parser.add_argument(
+        "--fps", type=float, default=10.0, help="of the overlay video of --frames-as-video (default 10)"
+    )
+    parser.add_argument(
+        "--mots", type=Path, metavar="DIR", help="write the tracks of videos as bitmasks and json of BDD100K there"
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="draw the tracks in DIR, the --output of another recipe, above those of --strips; again for more",
+    )
     parser.add_argument("--boxes", type=Path, metavar="JSON", help="a COCO data set whose boxes --save-masks segments")
     parser.add_argument(
         "--save-masks", type=Path, metavar="JSON", help="where to write that data set with masks; see below"
@@ -299,15 +347,29 @@ def _wrong_usage(args: argparse.Namespace) -> str | None:
     if args.save_masks is None:
         if args.output is None:
             return "the following arguments are required: --output"
-        return "--strips draws at least one instance" if args.strips < 0 else None
-    if args.output or args.strips:
-        return "--save-masks writes one file and draws nothing: leave --output and --strips out"
+        return _wrong_drawing(args)
+    if args.output or args.strips or args.mots:
+        return "--save-masks writes one file and draws nothing: leave --output, --strips and --mots out"
     if len(args.input) != 1 or not Path(args.input[0]).is_dir():
         return f"with --save-masks, --input is the one folder of the images, not '{' '.join(args.input)}'"
     if args.save_masks.is_dir():
         return f"--save-masks names a file to write, and '{args.save_masks}' is a folder"
     if args.save_masks.resolve() == args.boxes.resolve():
         return "--save-masks would write over --boxes: name another file"
+    return None
+
+
+def _wrong_drawing(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags of pictures."""
+    if args.strips < 0:
+        return "--strips draws at least one instance"
+    if args.fps <= 0:
+        return "--fps is more than 0"
+    if args.beside and not args.strips:
+        return "--beside adds to --strips: give that too"
+    pairs = [text.partition("=") for text in args.beside]
+    if not all(name and folder for name, _, folder in pairs):
+        return "--beside is NAME=DIR, such as baseline=out_baseline"
     return None
 
 

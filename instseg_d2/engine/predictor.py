@@ -102,8 +102,8 @@ class Predictor:
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
         """Predict several images, of any sizes, in one pass; images and outputs as in `__call__`."""
-        inputs = [self._preprocess(image) for image in images]
-        with self._autocast():
+        inputs = [self.preprocess(image) for image in images]
+        with self.autocast():
             return self.model(inputs)
 
     @torch.inference_mode()
@@ -128,9 +128,9 @@ class Predictor:
             raise SettingError(
                 f"{name} has no inference(..., detected_instances=...) to give boxes to; use another model"
             )
-        inputs = [self._preprocess(image) for image in images]
+        inputs = [self.preprocess(image) for image in images]
         given = [_as_detections(*entry) for entry in zip(inputs, boxes, classes, strict=True)]
-        with self._autocast():
+        with self.autocast():
             outputs = self.model.inference(inputs, detected_instances=given)
         found = [output["instances"] for output in outputs]
         for instances, expected in zip(found, boxes, strict=True):
@@ -141,11 +141,17 @@ class Predictor:
                 )
         return [instances.pred_masks.bool() for instances in found]
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The context that the model runs in, see `amp_dtype`."""
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def _preprocess(self, image: np.ndarray) -> dict:
+    def preprocess(self, image: np.ndarray) -> dict:
+        """The model's input for an image (H, W, 3) uint8 BGR: `image`, and the `height` and `width` of the output.
+
+        Raises:
+            ValueError: the image is not of that form.
+        """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"an image must be an (H, W, 3) uint8 array in BGR, not {found}")

@@ -28,6 +28,20 @@ def instance_colours(classes: np.ndarray) -> list[np.ndarray]:
     return [palette[(7 * int(c) + 13 * index) % len(palette)].astype(float) for index, c in enumerate(classes)]
 
 
+def id_colour(identity: int) -> np.ndarray:
+    """A bright BGR colour, (3,) in [0, 255], that is always the same for an id; those of close ids differ much.
+
+    Id 0, which is nobody's, is grey.
+    """
+    if identity == 0:
+        return np.array([160.0, 160.0, 160.0])
+    # Steps of the golden ratio never come back to a hue; when they come near, it is paler or darker.
+    hue = identity * 0.618034 % 1
+    saturation, value = ((255, 255), (130, 255), (255, 165))[identity // 8 % 3]
+    hsv = np.uint8([[[round(179 * hue), saturation, value]]])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
+
+
 def line_thickness(canvas: np.ndarray) -> int:
     """Of outlines and boxes, pixels."""
     return max(1, round(min(canvas.shape[:2]) / 400))
@@ -40,9 +54,13 @@ def paint_mask(canvas: np.ndarray, inside: np.ndarray, colour: np.ndarray, alpha
     cv2.drawContours(canvas, contours, -1, colour, line_thickness(canvas), cv2.LINE_AA)
 
 
-def _labels(classes: np.ndarray, scores: np.ndarray | None, class_names: Sequence[str] | None) -> list[str]:
-    names = [class_names[index] if class_names else str(index) for index in classes]
-    return names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+def _labels(
+    classes: np.ndarray, ids: list[int] | None, scores: np.ndarray | None, class_names: Sequence[str] | None
+) -> list[str]:
+    texts = [class_names[index] if class_names else str(index) for index in classes]
+    if ids is not None:
+        texts = [f"{text} #{identity}" if identity else text for text, identity in zip(texts, ids, strict=True)]
+    return texts if scores is None else [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
 
 
 def draw_instances(
@@ -56,6 +74,9 @@ def draw_instances(
     enlarge: int = 1,
 ) -> np.ndarray:
     """Draw predictions or ground truth over an image.
+
+    Objects of a video, those with `pred_ids` or `gt_ids` (N,) int64, have the colour of their id, the same in all
+    frames, and the id in their label.
 
     Args:
         image: (H, W, 3) uint8, BGR; it is not changed.
@@ -82,7 +103,8 @@ def draw_instances(
     classes = (instances.pred_classes if predicted else instances.gt_classes).cpu().numpy()
     scores = instances.scores.cpu().numpy() if instances.has("scores") else None
     masks = _binary_masks(instances)
-    colours = instance_colours(classes)
+    ids = next((instances.get(name).tolist() for name in ("pred_ids", "gt_ids") if instances.has(name)), None)
+    colours = instance_colours(classes) if ids is None else [id_colour(identity) for identity in ids]
     canvas = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
     # Large ones first, so that small ones stay visible.
     order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
@@ -93,7 +115,7 @@ def draw_instances(
             continue
         paint_mask(canvas, masks[index].repeat(enlarge, axis=0).repeat(enlarge, axis=1), colours[index], alpha)
     if labels:
-        for index, text in enumerate(_labels(classes, scores, class_names)):
+        for index, text in enumerate(_labels(classes, ids, scores, class_names)):
             write_label(canvas, text, boxes[index, :2].round().astype(int), colours[index])
     return canvas
 

@@ -287,6 +287,23 @@ def test_mapper_gives_seconds_per_image(tool, tiny_recipe, tmp_path, capsys):
     assert row["clock"] == "wall"
 
 
+def test_frames_of_videos(tool, tmp_path, capsys):
+    recipe = tmp_path / "tiny.py"
+    recipe.write_text(
+        "from instseg_d2.model_zoo import get_config\n"
+        "from instseg_d2.testing import tiny_tracking_rcnn_config\n"
+        '_cfg = get_config("PCAN/tracking_rcnn_narrow_fpn_occvideo_quick")\n'
+        "dataloader, optimizer, lr_multiplier = _cfg.dataloader, _cfg.optimizer, _cfg.lr_multiplier\n"
+        "train, model = _cfg.train, tiny_tracking_rcnn_config()\n"
+    )
+    options = "--size 64 --frames 4 --early 2 --rounds 1 --repeats 1 --warmup 0".split()
+    assert tool("video", "--config-file", recipe, "--config-file", recipe, *options) == 0
+    table = capsys.readouterr().out
+    assert "video, a frame of 85x64 " in table
+    assert table.count("video, a frame of 85x64, late and early") == 2
+    assert "from frame 2 to 4: tensors of the model" in table
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

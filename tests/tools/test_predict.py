@@ -274,7 +274,7 @@ def test_masks_are_written_whole_or_not_at_all(tool, boxes_recipe, tmp_path, mon
         ({"--boxes": None}, "--boxes and --save-masks go together"),
         ({"--save-masks": None}, "--boxes and --save-masks go together"),
         ({"--boxes": None, "--save-masks": None}, "required: --output"),
-        ({"--output": "out"}, "leave --output and --strips out"),
+        ({"--output": "out"}, "leave --output, --strips and --mots out"),
         ({"--input": "data/images/1.png"}, "--input is the one folder of the images"),
         ({"--save-masks": "data"}, "'data' is a folder"),
         ({"--save-masks": "data/../data/instances.json"}, "would write over --boxes"),
