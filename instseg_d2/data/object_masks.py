@@ -259,7 +259,10 @@ def open_masks(
         DatasetError: a json has no such video or object, or a folder holds several videos' masks.
         FileNotFoundError: there is nothing.
         MediaError: it is of another type.
+        ValueError: `kind` is none of these.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got '{kind}'")
     path = Path(path)
     if path.suffix.lower() == ".json":
         return _of_json(path, clip, object_id, video, kind)
