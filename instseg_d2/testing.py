@@ -1,5 +1,6 @@
 """Small models and data for tests: built in milliseconds, run on the CPU in tens of them."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from omegaconf import DictConfig
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from instseg_d2.engine.inpainting_trainer import AdversarialTrainer
+from instseg_d2.inpainting.stages.stage import AdversarialStage
 from instseg_d2.model_zoo import get_config
 
 _TINY_WIDTHS = (8, 8, 16, 24, 32)
@@ -395,14 +398,29 @@ def _train_on_rank(
 ) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
-    model = DistributedDataParallel(build())
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    for _ in range(steps):
-        with EventStorage():
-            losses = model(batches[rank])
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
+    model = build()
+    train = _train_sides if isinstance(model, AdversarialStage) else _train_whole
+    losses = train(model, torch.optim.SGD(model.parameters(), 1e-3), batches[rank], steps)
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     torch.save((weights, {name: value.item() for name, value in losses.items()}), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def _train_whole(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: list[dict], steps: int
+) -> dict[str, torch.Tensor]:
+    model = DistributedDataParallel(model)
+    for _ in range(steps):
+        with EventStorage():
+            losses = model(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    return losses
+
+
+def _train_sides(
+    model: AdversarialStage, optimizer: torch.optim.Optimizer, batch: list[dict], steps: int
+) -> dict[str, torch.Tensor]:
+    AdversarialTrainer(model, itertools.repeat(batch), optimizer, distributed=DistributedDataParallel).train(0, steps)
+    return model(batch)

@@ -56,8 +56,8 @@ the images of a folder are the frames of a video, in natural order (frame9 befor
 images, which are not tracked. --strips writes <video>_strips.png: frames with their tracks, where the prototypes of
 PCAN look, and each track with its maps; --beside adds the tracks of other recipes to it, from the folders that they
 were written to: --beside baseline=out_a --beside 'frame level=out_b'. Frames are read and written one at a time; memory
-grows by some 24 bytes for each mask, and masks wait on the disk of the output folder. A video that breaks off, or
-changes its size, keeps what was done before.
+grows by less than 100 bytes for each mask, and masks wait on the disk of the output folder until the video ends. One
+that breaks off, or changes its size, keeps what was done before.
 
 --save-masks turns a COCO data set of boxes into one with masks: of each annotation of --boxes the model draws the mask
 in the given box, for the given class, and all else in the file stays. --input is then the folder of its images. Masks
@@ -292,6 +292,25 @@ def run(args: argparse.Namespace) -> int:
     return 1 if job.failures else 0
 
 
+def _add_video_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--frames-as-video", action="store_true", help="the images of a folder are the frames of a video; to be tracked"
+    )
+    parser.add_argument(
+        "--fps", type=float, default=10.0, help="of the overlay video of --frames-as-video (default 10)"
+    )
+    parser.add_argument(
+        "--mots", type=Path, metavar="DIR", help="write the tracks of videos as bitmasks and json of BDD100K there"
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="draw the tracks in DIR, the --output of another recipe, above those of --strips; again for more",
+    )
+
+
 def parse() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -316,22 +335,7 @@ def parse() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="write what the mask head predicts of the ROWS best instances of each image (default 8)",
     )
-    parser.add_argument(
-        "--frames-as-video", action="store_true", help="the images of a folder are the frames of a video; to be tracked"
-    )
-    parser.add_argument(
-        "--fps", type=float, default=10.0, help="of the overlay video of --frames-as-video (default 10)"
-    )
-    parser.add_argument(
-        "--mots", type=Path, metavar="DIR", help="write the tracks of videos as bitmasks and json of BDD100K there"
-    )
-    parser.add_argument(
-        "--beside",
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="draw the tracks in DIR, the --output of another recipe, above those of --strips; again for more",
-    )
+    _add_video_flags(parser)
     parser.add_argument("--boxes", type=Path, metavar="JSON", help="a COCO data set whose boxes --save-masks segments")
     parser.add_argument(
         "--save-masks", type=Path, metavar="JSON", help="where to write that data set with masks; see below"

@@ -6,6 +6,7 @@ from pathlib import Path
 from instseg_d2.checkpoint import CheckpointError
 from instseg_d2.data.errors import DatasetError, SampleError
 from instseg_d2.data.media import MediaError
+from instseg_d2.inpainting.errors import InpaintingError
 from instseg_d2.model_zoo import ConfigError
 
 from .overrides import SettingError, UnknownKeyError
@@ -15,6 +16,7 @@ USER_MISTAKES = (
     CheckpointError,
     ConfigError,
     DatasetError,
+    InpaintingError,
     MediaError,
     NonFiniteLossError,
     OSError,

@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +20,11 @@ from torch import nn
 from instseg_d2.checkpoint import Checkpointer, load_weights
 from instseg_d2.data import DatasetError
 from instseg_d2.files import write_whole
+from instseg_d2.inpainting.stages.stage import AdversarialStage
 from instseg_d2.visualization.report import write_report
 
 from .hooks import BestCheckpoint, EMAHook, StopOnSignal
+from .inpainting_trainer import AdversarialTrainer
 from .overrides import SettingError, config_keys
 from .recipe import report_recipe
 from .trainer import Trainer
@@ -140,7 +143,7 @@ def _report(cfg: DictConfig, results: dict) -> None:
             for task, metrics in results.items()
             if "AP50" in metrics
         )
-        _log.info(f"{summary}; report with curves and pictures: {path}")
+        _log.info(f"{summary + '; ' if summary else ''}report with curves and pictures: {path}")
 
 
 def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:
@@ -156,6 +159,14 @@ def _distributed(cfg: DictConfig, model: nn.Module) -> nn.Module:
     if next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
     return create_ddp_model(model, **options)
+
+
+def _build_trainer(cfg: DictConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Trainer:
+    """The trainer that the model needs, without data."""
+    options = {"amp_dtype": _amp_dtype(cfg), "clip_grad_norm": cfg.train.clip_grad_norm}
+    if isinstance(model, AdversarialStage):
+        return AdversarialTrainer(model, None, optimizer, distributed=partial(_distributed, cfg), **options)
+    return Trainer(_distributed(cfg, model), None, optimizer, **options)
 
 
 def train(cfg: DictConfig, *, resume: bool = False) -> dict:
@@ -181,7 +192,6 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
     settings = cfg.train
     output_dir = Path(settings.output_dir)
     report_recipe(cfg)
-    amp_dtype = _amp_dtype(cfg)
     for split in ("train", "test"):
         _check_classes(cfg, split)
     model = build_model(cfg)
@@ -189,9 +199,7 @@ def train(cfg: DictConfig, *, resume: bool = False) -> dict:
     optimizer = instantiate(cfg.optimizer)
     ema = EMAHook(model, settings.ema.decay) if settings.ema.enabled else None
     evaluated = ema.averaged.module if ema else model
-    trainer = Trainer(
-        _distributed(cfg, model), None, optimizer, amp_dtype=amp_dtype, clip_grad_norm=settings.clip_grad_norm
-    )
+    trainer = _build_trainer(cfg, model, optimizer)
     checkpointer = Checkpointer(model, str(output_dir), trainer=trainer)
     weights_writer = Checkpointer(evaluated, str(output_dir))
     results = {}

@@ -47,32 +47,49 @@ class Trainer(SimpleTrainer):
         Raises:
             NonFiniteLossError: before the weights are touched.
         """
-        start = time.perf_counter()
-        if self._batches is None:
-            self._batches = iter(self.data_loader)
-        batch = next(self._batches)
-        data_time = time.perf_counter() - start
-
-        with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        batch, data_time = self._load_batch()
+        with self._autocast():
             try:
                 losses = self.model(batch)
             except FloatingPointError as error:  # some models notice it themselves, such as an RPN in its proposals
                 raise NonFiniteLossError(self._diagnosis(str(error).rstrip("."), batch)) from error
+        self._descend(losses, batch, self.grad_scaler)
+        SimpleTrainer.write_metrics({key: value.detach() for key, value in losses.items()}, data_time, self.iter)
+
+    def _load_batch(self) -> tuple[list[dict], float]:
+        """The next batch, and the seconds that it took."""
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        return next(self._batches), time.perf_counter() - start
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def _descend(
+        self, losses: dict[str, torch.Tensor], batch: list[dict], scaler: torch.amp.GradScaler, side: str = ""
+    ) -> None:
+        """One step down the sum of losses; parameters that they do not depend on stay as they are.
+
+        Args:
+            losses: with graphs.
+            batch: that they are of, for the diagnosis.
+            scaler: of these losses.
+            side: goes before `grad_norm` in the event storage.
+        """
         total = sum(losses.values())
         if not torch.isfinite(total):
             values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
             raise NonFiniteLossError(self._diagnosis(values, batch))
-
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
+        scaler.scale(total).backward()
         self.after_backward()
         if self.clip_grad_norm is not None:
-            self.grad_scaler.unscale_(self.optimizer)
+            scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-            self.storage.put_scalar("grad_norm", float(norm))
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        SimpleTrainer.write_metrics({key: value.detach() for key, value in losses.items()}, data_time, self.iter)
+            self.storage.put_scalar(f"{side}grad_norm", float(norm))
+        scaler.step(self.optimizer)
+        scaler.update()
 
     def _diagnosis(self, finding: str, batch: list[dict]) -> str:
         images = ", ".join(str(item.get("image_id", item.get("file_name", "?"))) for item in batch)

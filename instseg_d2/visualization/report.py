@@ -143,7 +143,10 @@ def _precision_recall_figures(ground_truth: Path, predictions: Path, tasks: list
 
 
 def _number(value: float) -> str:
-    return "n/a" if value is None or math.isnan(value) else f"{value:.1f}"
+    if value is None or math.isnan(value):
+        return "n/a"
+    # Most are percent; SSIM and the like are shares of one.
+    return f"{value:.3f}" if 0 < abs(value) < 1 else f"{value:.1f}"
 
 
 def _table(corner: str, columns: dict[str, dict]) -> str:
@@ -276,7 +279,7 @@ def write_report(output_dir: Path, dataset_name: str, *, pictures: int = 16) -> 
     if metrics.is_file():
         sections += ["<h2>Training</h2>", _curves(read_metrics(metrics))]
     # Evaluators of videos write tracks, not instances of images.
-    if MetadataCatalog.get(dataset_name).evaluator_type == "coco":
+    if MetadataCatalog.get(dataset_name).get("evaluator_type") == "coco":
         sections += _prediction_sections(dataset_name, output_dir, results, pictures)
     title = html.escape(output_dir.resolve().name)
     path = output_dir / "report.html"

@@ -10,6 +10,8 @@ from instseg_d2 import model_zoo
 from instseg_d2.engine.recipe import report_recipe
 
 NAMES = model_zoo.list_configs()
+# Clips of one object have neither boxes nor classes to map.
+DETECTORS = [name for name in NAMES if not name.startswith("VOIN/")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +47,7 @@ def test_mappers_and_augmentations_build(recipe, name):
     assert instantiate(cfg.dataloader.test.mapper) is not None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_mappers_know_the_classes_and_channels_of_the_model(recipe, name):
     cfg = recipe(name)
     node = cfg.model
