@@ -1,4 +1,4 @@
-"""FCOS with masks that tracks, R50-FPN on YouTube-VIS 2019: SipMask-VIS's schedule, from the COCO model of Baselines."""
+"""FCOS with masks that tracks, R50-FPN on YouTube-VIS 2019: the schedule of SipMask-VIS, from Baselines."""
 
 from detectron2.config import LazyCall as L
 
