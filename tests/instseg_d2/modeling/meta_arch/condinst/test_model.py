@@ -287,7 +287,7 @@ def test_a_process_without_objects_keeps_in_step(tmp_path):
     with multiprocessing.Manager() as manager:
         results = manager.dict()
         multiprocessing.start_processes(
-            _train_on_rank, args=(str(tmp_path / "meeting"), batches, results), nprocs=2, start_method="fork"
+            _train_on_rank, args=(str(tmp_path / "meeting"), batches, results), nprocs=2, start_method="spawn"
         )
         first, second = results[0], results[1]
     assert list(first) == list(second)

@@ -396,7 +396,7 @@ def test_a_process_without_objects_keeps_in_step(tmp_path):
     with multiprocessing.Manager() as manager:
         results = manager.dict()
         multiprocessing.start_processes(
-            _train_on_rank, args=(str(tmp_path / "meeting"), batches, results), nprocs=2, start_method="fork"
+            _train_on_rank, args=(str(tmp_path / "meeting"), batches, results), nprocs=2, start_method="spawn"
         )
         (first, weights), (second, other_weights) = results[0], results[1]
     assert all(set(losses) == LOSSES for losses in (*first, *second))
