@@ -10,4 +10,5 @@ from ._voin import draw_samples
 optimizer.lr = 1e-3
 train["recipe"].update(total_batch_size=4, lr=1e-3)
 train["max_iter"] = 150
+lr_multiplier.warmup_iters = 10
 draw_samples(train, period=75)

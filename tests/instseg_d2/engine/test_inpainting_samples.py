@@ -3,6 +3,7 @@ import itertools
 import cv2
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from instseg_d2.engine.inpainting_samples import SampleGrids
 from instseg_d2.engine.trainer import Trainer
@@ -21,15 +22,19 @@ def trained(stage, clips, hooks=(), steps=5):
     return trainer
 
 
-def test_pictures_are_drawn_at_the_period_and_at_the_end_and_change_nothing(make_stage, hidden_clips, tmp_path):
+def test_pictures_are_drawn_at_the_period_and_at_the_end_alone(make_stage, hidden_clips, tmp_path, monkeypatch):
     clips = hidden_clips(3)
     hook = SampleGrids(dataset=clips, mapper=ClipMapper(), output_dir=str(tmp_path), period=2, clips=2)
     drawn, other = make_stage("shape"), make_stage("shape")
-    trainer = trained(drawn, clips, [hook])
+    shown = []
+    monkeypatch.setattr(
+        EventStorage, "put_image", lambda storage, name, image: shown.append((name, storage.iter, image))
+    )
+    trained(drawn, clips, [hook])
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == [f"{step:07d}_{clip}.png" for step in (2, 4, 5) for clip in (0, 1)]
-    # Of the storage, the latest: RGB with the channels first.
-    (name, image, step) = trainer.storage._vis_data[-1]
+    # RGB with the channels first.
+    name, step, image = shown[-1]
     picture = cv2.imread(str(tmp_path / "samples" / "0000005_1.png"))
     assert (name, step) == ("sample 1", 4)
     assert torch.equal(torch.as_tensor(image), torch.from_numpy(picture[..., ::-1].transpose(2, 0, 1).copy()))
