@@ -89,17 +89,28 @@ class CondInst(AroundDetector):
         losses, step = self.training_pass(batched_inputs)
         return {**losses, **self.mask_losses(step), **self._semantic_losses(step.features, step.images, step.truth)}
 
-    def training_pass(self, batched_inputs: list[dict]) -> tuple[dict[str, torch.Tensor], MaskStep]:
-        """Send a batch through the model: the losses of the detector, and what those of the masks are made from."""
+    def training_pass(
+        self, batched_inputs: list[dict], *, masks_of: str | None = None
+    ) -> tuple[dict[str, torch.Tensor], MaskStep]:
+        """Send a batch through the model: the losses of the detector, and what those of the masks are made from.
+
+        Args:
+            batched_inputs: see `forward`.
+            masks_of: None, or a field of the ground truth, (M,) bool: the masks of these objects alone are drawn, for
+                less than half the cost of the head; there are no losses of the detector then.
+        """
         images = self.preprocess_image(batched_inputs)
         truth = ground_truth(batched_inputs, self.device)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.detector.head_in_features]
-        predictions = self.detector.head(levels)
+        predictions = self.detector.head(levels, classify=masks_of is None)
         targets = self.detector.assign(self.detector.anchor_generator(levels), truth)
-        losses = self.detector.detection_losses(predictions, targets)
+        losses = self.detector.detection_losses(predictions, targets) if masks_of is None else {}
         positives = self.detector.positives(predictions, targets)
         rows = [chosen.to(self.device) for chosen in self.choose(positives)]
+        if masks_of is not None:
+            asked = [x.get(masks_of)[found.gt_inds] for x, found in zip(truth, positives, strict=True)]
+            rows = [chosen[mask[chosen]] for chosen, mask in zip(rows, asked, strict=True)]
         positives = [x[chosen] for x, chosen in zip(positives, rows, strict=True)]
         mask_features = self.mask_branch(features)
         step = MaskStep(

@@ -38,23 +38,30 @@ class FCOSHead(detectron2_fcos.FCOSHead):
         self.level_scales = nn.Parameter(torch.ones(len(kwargs["input_shape"]))) if level_scales else None
         self.extra = extra
 
-    def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], ...]:
+    def forward(self, features: list[torch.Tensor], *, classify: bool = True) -> tuple[list[torch.Tensor], ...]:
         """Predict from the (N, C, H_l, W_l) feature maps, finest first.
 
+        Args:
+            features: per level.
+            classify: False spares the class tower, where nothing but boxes and the extra output is asked for.
+
         Returns:
-            per level (N, K, H_l, W_l) class logits, (N, 4, H_l, W_l) deltas, (N, 1, H_l, W_l) centerness logits and,
-            only with `extra`, its (N, C_e, H_l, W_l) output.
+            per level (N, K, H_l, W_l) class logits (K = 0 if not to `classify`), (N, 4, H_l, W_l) deltas,
+            (N, 1, H_l, W_l) centerness logits and, only with `extra`, its (N, C_e, H_l, W_l) output.
         """
         assert len(features) == self._num_features, f"{len(features)} levels; the head has {self._num_features}."
-        predictions = [self._predict_level(level, feature) for level, feature in enumerate(features)]
+        predictions = [self._predict_level(level, feature, classify) for level, feature in enumerate(features)]
         return tuple(list(levels) for levels in zip(*predictions, strict=True))
 
-    def _predict_level(self, level: int, feature: torch.Tensor) -> list[torch.Tensor]:
-        class_features, box_features = self.cls_subnet(feature), self.bbox_subnet(feature)
+    def _predict_level(self, level: int, feature: torch.Tensor, classify: bool) -> list[torch.Tensor]:
+        box_features = self.bbox_subnet(feature)
+        extra_of_classes = self.extra is not None and self.extra_tower == "class"
+        class_features = self.cls_subnet(feature) if classify or extra_of_classes else None
         deltas = self.bbox_pred(box_features)
         if self.level_scales is not None:
             deltas = F.relu(deltas * self.level_scales[level])
-        outputs = [self.cls_score(class_features), deltas, self.ctrness(box_features)]
+        logits = self.cls_score(class_features) if classify else box_features[:, :0]
+        outputs = [logits, deltas, self.ctrness(box_features)]
         if self.extra is not None:
             outputs.append(self.extra(box_features if self.extra_tower == "box" else class_features))
         return outputs

@@ -217,14 +217,17 @@ class FCOS(detectron2_fcos.FCOS):
             - `locations` (K_i, 2) xy pixels; `fpn_levels` (K_i,) index into `head_in_features`;
             - `gt_inds` (K_i,) index within the image (`batch_gt_inds` gives the one within the batch), `gt_classes`,
               `gt_boxes`;
-            - `scores` (K_i,) highest class probability times centerness, without gradient;
+            - `scores` (K_i,) highest class probability times centerness, without gradient; the centerness alone if
+              the head was not to classify;
             - `pred_boxes`, without gradient, not clipped;
             - `extra` (K_i, C_e) with gradient, if the head has that output, also when K_i = 0.
         """
         image, location = targets.positive_indices()
         logits, deltas, centerness, *extra = (_at_locations(levels, image, location) for levels in predictions)
         with torch.no_grad():
-            scores = _widened(logits).amax(dim=1).sigmoid() * _widened(centerness)[:, 0].sigmoid()
+            scores = _widened(centerness)[:, 0].sigmoid()
+            if logits.shape[1]:
+                scores = scores * _widened(logits).amax(dim=1).sigmoid()
             sources = Boxes.cat(targets.anchors).tensor[location]
             boxes = self.box2box_transform.apply_deltas(_widened(deltas), sources)
         fields = {

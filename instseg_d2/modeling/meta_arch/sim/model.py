@@ -16,6 +16,7 @@ from ..condinst.model import CondInst
 from .box_loss import SIMBoxLoss, TaughtStep
 from .learner import PseudoMaskLearner, images_and_truth, nothing, replaced
 from .pseudo_masks import PseudoMasks
+from .teacher import has_batch_norm
 
 PASTES = ("copy", "batch")
 UPSAMPLINGS = ("aligned", "bilinear")
@@ -110,7 +111,11 @@ class SIM(PseudoMaskLearner, CondInst):
         """Let the teacher look at a step: its features and its masks of the student's positives."""
         features = self.teacher["backbone"](step.images.tensor)
         seen = step.features if self.teacher_head_on_student else features
-        predictions = self.teacher["head"]([seen[name] for name in self.detector.head_in_features])
+        predictions = self.teacher["head"](
+            [seen[name] for name in self.detector.head_in_features],
+            # Its classes are not asked for, but the statistics of a BatchNorm are.
+            classify=has_batch_norm(self.teacher["head"].cls_subnet),
+        )
         everywhere = self.detector.positives(predictions, step.targets)
         found = [x[chosen] for x, chosen in zip(everywhere, step.rows, strict=True)]
         mask_features = self.teacher["mask_branch"](features)
@@ -165,7 +170,7 @@ class SIM(PseudoMaskLearner, CondInst):
         batch = self.pasted_copy(step.inputs, objects)
         if batch is None:
             return nothing(step.logits)
-        _, second = self.training_pass(batch)
+        _, second = self.training_pass(batch, masks_of="gt_pasted")
         return self._loss_of_pasted(second)
 
     def _loss_of_pasted(self, step: MaskStep) -> torch.Tensor:

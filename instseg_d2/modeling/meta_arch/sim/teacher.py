@@ -79,9 +79,8 @@ class MomentumTeacher(nn.Module):
         super().train(mode)
         for module in self._copies.values():
             module.eval()
-            for layer in module.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.train(mode)
+            for layer in _batch_norms(module):
+                layer.train(mode)
         return self
 
     @contextmanager
@@ -130,3 +129,12 @@ class MomentumTeacher(nn.Module):
             return
         for name, module in self._copies.items():
             module.load_state_dict({key: own[f"{name}.{key}"] for key in module.state_dict()})
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether statistics of the module depend on what it is shown in training."""
+    return any(True for _ in _batch_norms(module))
+
+
+def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:
+    return (layer for layer in module.modules() if isinstance(layer, _BatchNorm))

@@ -40,6 +40,19 @@ def test_extra_output_reads_the_chosen_tower(tower):
     assert not torch.equal(outputs[3][0], head.extra(other(features[0])))
 
 
+@pytest.mark.parametrize("tower", ["box", "class"])
+def test_without_classes_the_rest_is_equal(tower):
+    head = build(extra=nn.Conv2d(8, 5, 1), extra_tower=tower)
+    features = [torch.randn(2, 8, 12 // 2**i, 16 // 2**i) for i in range(3)]
+    seen = []
+    head.cls_subnet.register_forward_hook(lambda *_: seen.append(1))
+    outputs, expected = head(features, classify=False), head(features)
+    assert len(seen) == (3 if tower == "box" else 6)
+    assert [x.shape for x in outputs[0]] == [(2, 0, 12, 16), (2, 0, 6, 8), (2, 0, 3, 4)]
+    for ours, theirs in zip(outputs[1:], expected[1:], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+
+
 def test_unknown_tower_is_named():
     with pytest.raises(ValueError, match="extra_tower='mask'"):
         build(extra_tower="mask")

@@ -233,18 +233,24 @@ class TestCheckpoints:
 
 class TestPasting:
     def test_only_pasted_objects_are_taught(self):
-        """The loss of the second pass by hand, from what the model was given."""
-        model, passes = build(), []
+        """The loss of the second pass by hand, from what the model was given: a pass of everything has it too."""
+        model, passes = build(config(positives_per_image=1000)), []
         train(model, [fake_batch(seed=seed) for seed in range(2)])
         training_pass = model.training_pass
-        model.training_pass = lambda batch: passes.append(training_pass(batch)) or passes[-1]
+        model.training_pass = lambda *args, **kwargs: passes.append(training_pass(*args, **kwargs)) or passes[-1]
         losses = step(model, fake_batch(seed=5))
         assert len(passes) == 2
-        second = passes[1][1]
-        assert any(x.gt_pasted.any() for x in second.truth)
-        pasted = torch.cat([x.gt_pasted for x in second.truth])[second.gt_inds]
-        masks = torch.cat([x.gt_masks.tensor[:, 1::2, 1::2] for x in second.truth])[second.gt_inds]
-        expected = model.paste_loss(second.logits[pasted], masks[pasted], torch.ones_like(masks[pasted]))
+        detector_losses, second = passes[1]
+        assert detector_losses == {}
+        with EventStorage():
+            _, whole = training_pass(second.inputs)
+        pasted = torch.cat([x.gt_pasted for x in whole.truth])[whole.gt_inds]
+        assert pasted.any()
+        assert not pasted.all()
+        assert torch.equal(second.gt_inds, whole.gt_inds[pasted])
+        torch.testing.assert_close(second.logits, whole.logits[pasted])
+        masks = torch.cat([x.gt_masks.tensor[:, 1::2, 1::2] for x in whole.truth])[whole.gt_inds]
+        expected = model.paste_loss(whole.logits[pasted], masks[pasted], torch.ones_like(masks[pasted]))
         assert losses["loss_paste"].item() == pytest.approx(expected.item(), rel=1e-5)
 
     def test_into_the_batch(self):
