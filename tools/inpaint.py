@@ -19,7 +19,7 @@ from instseg_d2.data.errors import DatasetError
 from instseg_d2.data.media import MediaError
 from instseg_d2.data.object_masks import open_masks, read_tracks
 from instseg_d2.engine.inpainting_folder import InpaintingFolder
-from instseg_d2.engine.inpainting_stages import load_stage
+from instseg_d2.engine.inpainting_stages import load_stage, warn_of_other_flow
 from instseg_d2.engine.mistakes import USER_MISTAKES, describe
 from instseg_d2.engine.object_video import ObjectVideo, Survey, open_clip
 from instseg_d2.engine.overrides import SettingError
@@ -87,8 +87,11 @@ def _inpainter(args: argparse.Namespace) -> VideoObjectInpainter:
     device = resolve_device(args.device)
     half = torch.float16 if device.startswith("cuda") else torch.bfloat16
     width, height = args.working_size
+    flow = flow_backend(args.flow_backend, device=device)
+    if args.flow:
+        warn_of_other_flow(args.flow.partition("=")[0], flow)
     return VideoObjectInpainter(
-        flow=flow_backend(args.flow_backend, device=device),
+        flow=flow,
         shape=None if args.amodal else _stage(args, "shape", device),
         flow_completion=_stage(args, "flow", device),
         generator=_stage(args, "content", device),

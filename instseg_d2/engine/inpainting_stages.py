@@ -1,5 +1,6 @@
 """From a recipe of a stage of video object inpainting and its checkpoint to the network, and from three to one."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from torch import nn
 
 from instseg_d2.checkpoint import load_weights
 from instseg_d2.checkpoint.checkpointer import replace_checkpoint
+from instseg_d2.inpainting.flow.backends import FlowBackend
 from instseg_d2.inpainting.stages.stage import Stage
 from instseg_d2.model_zoo import get_config
 
 from .overrides import SettingError, apply_overrides
+
+_log = logging.getLogger(__name__)
 
 # Where the parts of a stage's checkpoint are in that of the joint stage.
 _PLACES = {
@@ -54,6 +58,26 @@ def load_stage(
         raise SettingError(f"recipe '{recipe}' trains {', '.join(networks)}, not '{part}'; say which part to load")
     load_weights(stage, checkpoint)
     return networks[part].requires_grad_(False).eval().to(device)
+
+
+def warn_of_other_flow(recipe: str, backend: FlowBackend) -> None:
+    """Warn if the flow completion of a recipe was trained on the flow of another backend than is used with it.
+
+    Args:
+        recipe: see `load_stage`.
+        backend: whose flow it is to complete.
+    """
+    trained_on = get_config(recipe).dataloader.train.mapper.flow
+    if trained_on is None:
+        return
+    name = type(instantiate(trained_on)).__name__
+    if name != type(backend).__name__:
+        _log.warning(
+            "recipe '%s' has learned to complete the flow of %s and now gets that of %s, whose mistakes it does not know",
+            recipe,
+            name,
+            type(backend).__name__,
+        )
 
 
 def join_checkpoints(target: str, **checkpoints: str) -> None:

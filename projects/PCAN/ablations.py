@@ -77,7 +77,7 @@ _narrow_numbers = Table(
 )
 _PROPAGATION = "model.instance_attention.propagation"
 _propagated = (
-    _tested("narrow: of the current frame", _instances, f"{_PROPAGATION}=none"),
+    _tested("narrow: of the current frame", _instances, f"{_PROPAGATION}='none'"),
     _tested("narrow: of the first frame", _instances, f"{_PROPAGATION}=first"),
     _tested("narrow: momentum 0.5", _instances, "model.instance_attention.momentum=0.5"),
 )
@@ -190,7 +190,7 @@ _table_7 = Table(
     what="where an object's prototypes come from, instance level alone",
     metrics=(_AP,),
     rows=(
-        _ytvis("of the current frame", _NO_FRAMES, f"{_PROPAGATION}=none", ap=33.5),
+        _ytvis("of the current frame", _NO_FRAMES, f"{_PROPAGATION}='none'", ap=33.5),
         _ytvis("of the first frame", _NO_FRAMES, f"{_PROPAGATION}=first", ap=33.0),
         _ytvis("momentum 0.2", _NO_FRAMES, "model.instance_attention.momentum=0.2", ap=34.3),
         _ytvis("momentum 0.5", _NO_FRAMES, "model.instance_attention.momentum=0.5", ap=34.0),

@@ -81,7 +81,7 @@ _appearance = Table(
     ),
 )
 _plain = _stage("content", "plain gate", "model.painter.network.gate=plain")
-_ungated = _stage("content", "no gate", "model.painter.network.gate=none")
+_ungated = _stage("content", "no gate", "model.painter.network.gate='none'")
 _no_stam = _stage("content", "without the class discriminator", _NO_STAM)
 _parts = Table(
     "Parts of content completion",

@@ -1,7 +1,8 @@
 """YouTube-VOI under `$DETECTRON2_DATASETS/youtube_voi`: 432 x 240 px, as `tools/build_voi.py` writes it.
 
 For shape completion: occluders are shown as pixels, grey or texture, and visible masks have errors. The published masks
-come without pictures of occluders: there set `fills` of both `erasing` to (0, 0.5, 0.5).
+come without pictures of occluders: with them set `erasing.fills` to (0, 0.5, 0.5) in training, and in the test, as
+`AS_PUBLISHED` does, to (0, 1, 0) with `clipped=True`.
 """
 
 import os

@@ -7,9 +7,10 @@ import torch
 from detectron2.config import instantiate
 
 from instseg_d2.checkpoint import CheckpointError
-from instseg_d2.engine.inpainting_stages import join_checkpoints, load_stage
+from instseg_d2.engine.inpainting_stages import join_checkpoints, load_stage, warn_of_other_flow
 from instseg_d2.engine.overrides import SettingError
 from instseg_d2.engine.run import evaluate_checkpoint, train
+from instseg_d2.inpainting.flow.backends import DISFlow, FarnebackFlow
 from instseg_d2.inpainting.flow.completion import FlowCompletion
 from instseg_d2.inpainting.generator.model import OcclusionAwareGenerator
 from instseg_d2.inpainting.shape.model import ShapeCompletion
@@ -147,3 +148,12 @@ def test_resume_and_evaluate(tiny_training, tmp_path):
     # What needs no weights, in the place of the network's answers.
     cfg.dataloader.evaluator.instead = "weight-free"
     assert evaluate_checkpoint(cfg)["inpainting"]["PSNR_hole"] != pytest.approx(final["PSNR_hole"])
+
+
+def test_flow_of_another_backend_than_in_the_training_is_warned_of(caplog):
+    recipe = "VOIN/voin_flow_base_ytvoi"
+    warn_of_other_flow(recipe, DISFlow())
+    warn_of_other_flow("VOIN/voin_shape_base_ytvoi", FarnebackFlow())
+    assert not caplog.records
+    warn_of_other_flow(recipe, FarnebackFlow())
+    assert "of DISFlow and now gets that of FarnebackFlow" in caplog.text
