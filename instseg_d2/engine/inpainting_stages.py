@@ -73,7 +73,7 @@ def warn_of_other_flow(recipe: str, backend: FlowBackend) -> None:
     name = type(instantiate(trained_on)).__name__
     if name != type(backend).__name__:
         _log.warning(
-            "recipe '%s' has learned to complete the flow of %s and now gets that of %s, whose mistakes it does not know",
+            "recipe '%s' has learned to complete the flow of %s and now gets that of %s, which errs in other ways",
             recipe,
             name,
             type(backend).__name__,
