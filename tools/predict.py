@@ -28,6 +28,7 @@ from instseg_d2.engine.video_predictor import can_track, follow
 from instseg_d2.engine.video_strips import RecordedTracks, VideoStrips
 from instseg_d2.files import replacing, write_whole
 from instseg_d2.visualization import draw_instances
+from instseg_d2.visualization.cpmask import draw_pixel_affinity
 from instseg_d2.visualization.pep import draw_mining
 from instseg_d2.visualization.strips import draw_strips
 
@@ -48,6 +49,9 @@ code 1; Ctrl-C keeps what is done.
 --strips also writes <image>_strips.png: for each instance everything that the mask head predicts, such as occluder and
 contours (BCNet), probabilities and thresholds (ATMask R-CNN), and the mask that comes of it; for PEP the original
 instances, the key pixels around them, what was merged, and the result. Videos have none, unless the recipe tracks.
+
+--affinity-of X Y writes <image>_affinity.png with CPMask: for each object whose box holds that pixel, how much the
+pixel belongs together with every other one, the boundary and the mask.
 
 Videos with a recipe that tracks, such as PCAN's: the overlay video has one colour and number for each object, and
 <video>_tracks.json has the tracks in the format of YouTube-VIS (compressed run lengths; a score for each track). --mots
@@ -117,6 +121,15 @@ class Job:
             )
         return draw_strips(image, output["instances"], self.names, rows=self.args.strips)
 
+    def affinity(self, path: Path, image: np.ndarray, instances: Instances) -> None:
+        """Write what CPMask's head saw of the pixel that is asked for; say so where that is nothing."""
+        try:
+            picture = draw_pixel_affinity(image, instances, tuple(self.args.affinity_of), self.names)
+        except ValueError as error:
+            tqdm.write(f"{path}: no picture of affinities: {error}", file=sys.stderr)
+        else:
+            _write_image(self.path_of(path.stem, "_affinity.png"), picture)
+
     def path_of(self, name: str, suffix: str) -> Path:
         """A file in the output folder, named after the source; equal names of several folders get a number."""
         path = self.output / f"{name}{suffix}"
@@ -141,6 +154,8 @@ class Job:
                 _write_image(self.path_of(path.stem, ".jpg"), self.overlay(image, output["instances"]))
             if self.args.strips:
                 _write_image(self.path_of(path.stem, "_strips.png"), self.strips(image, output))
+            if self.args.affinity_of:
+                self.affinity(path, image, output["instances"])
 
     def video(self, clip: Clip) -> None:
         """Predict a video frame by frame and write it with its overlays."""
@@ -272,6 +287,8 @@ def run(args: argparse.Namespace) -> int:
     tracking = Tracking(job) if needed or can_track(predictor.model) else None
     if args.strips:
         _prepare_strips(predictor, tracking)
+    elif args.affinity_of:
+        keep_auxiliary_maps(predictor.model)
     clips = find_clips(paths, join_images=args.frames_as_video)
     stills = [] if args.frames_as_video else [path for path in paths if not is_video(path)]
     try:
@@ -335,6 +352,13 @@ def parse() -> argparse.ArgumentParser:
         metavar="ROWS",
         help="write what the mask head predicts of the ROWS best instances of each image (default 8)",
     )
+    parser.add_argument(
+        "--affinity-of",
+        type=float,
+        nargs=2,
+        metavar=("X", "Y"),
+        help="write what a pixel of each image belongs together with, as CPMask sees it",
+    )
     _add_video_flags(parser)
     parser.add_argument("--boxes", type=Path, metavar="JSON", help="a COCO data set whose boxes --save-masks segments")
     parser.add_argument(
@@ -352,8 +376,8 @@ def _wrong_usage(args: argparse.Namespace) -> str | None:
         if args.output is None:
             return "the following arguments are required: --output"
         return _wrong_drawing(args)
-    if args.output or args.strips or args.mots:
-        return "--save-masks writes one file and draws nothing: leave --output, --strips and --mots out"
+    if args.output or args.strips or args.affinity_of or args.mots:
+        return "--save-masks writes one file and draws nothing: leave --output, --strips, --affinity-of and --mots out"
     if len(args.input) != 1 or not Path(args.input[0]).is_dir():
         return f"with --save-masks, --input is the one folder of the images, not '{' '.join(args.input)}'"
     if args.save_masks.is_dir():

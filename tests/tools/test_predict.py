@@ -24,6 +24,12 @@ give_bcnet(model.roi_heads, dataloader)
 model.roi_heads.mask_head.num_convs = 2
 """
 
+_CPMASK = """
+from instseg_d2.projects.CPMask.configs._cpmask import give_cpmask
+
+give_cpmask(model.roi_heads)
+"""
+
 _PEP = """
 from instseg_d2.testing import tiny_pep_config
 
@@ -156,6 +162,23 @@ def test_strips_of_a_head_with_further_maps(tool, tiny_recipe, tmp_path):
     assert (strips[:200] == shorter[:200]).all()
 
 
+def test_affinity_of_a_pixel(tool, tiny_recipe, weights, tmp_path):
+    call = [tmp_path / "data" / "images" / "1.png", "--no-overlays", "--device", "cpu", "--affinity-of"]
+    plain = arguments(tiny_recipe, weights, *call)
+    code, _, errors = tool(*plain, 40, 30)
+    assert (code, errors.count("they come from CPMask's head")) == (0, 1)
+    tiny_recipe.write_text(tiny_recipe.read_text() + _CPMASK)
+    Checkpointer(instantiate(get_config(tiny_recipe).model), str(tmp_path)).write("weights")
+    code, _, errors = tool(*plain, 40, 30)
+    assert (code, errors.count("no picture of affinities")) == (0, 0)
+    picture = cv2.imread(str(tmp_path / "pred" / "1_affinity.png"))
+    assert picture.shape[1] >= 4 * 220  # image, affinity, boundary, mask
+    (tmp_path / "pred" / "1_affinity.png").unlink()
+    code, _, errors = tool(*plain, -5, 30)
+    assert (code, errors.count("lies in none of")) == (0, 1)
+    assert not (tmp_path / "pred" / "1_affinity.png").exists()
+
+
 def test_strips_of_a_model_without_further_maps(tool, tiny_recipe, weights, tmp_path):
     image = tmp_path / "data" / "images" / "1.png"
     call = arguments(tiny_recipe, weights, image, threshold="0.999")
@@ -274,7 +297,7 @@ def test_masks_are_written_whole_or_not_at_all(tool, boxes_recipe, tmp_path, mon
         ({"--boxes": None}, "--boxes and --save-masks go together"),
         ({"--save-masks": None}, "--boxes and --save-masks go together"),
         ({"--boxes": None, "--save-masks": None}, "required: --output"),
-        ({"--output": "out"}, "leave --output, --strips and --mots out"),
+        ({"--output": "out"}, "leave --output, --strips, --affinity-of and --mots out"),
         ({"--input": "data/images/1.png"}, "--input is the one folder of the images"),
         ({"--save-masks": "data"}, "'data' is a folder"),
         ({"--save-masks": "data/../data/instances.json"}, "would write over --boxes"),

@@ -62,6 +62,17 @@ def test_frames_come_in_order(tmp_path):
     assert means == pytest.approx([0, 60, 120, 180], abs=8)
 
 
+def test_a_file_whose_frames_change_size_has_that_of_the_first(tmp_path):
+    """A stream of JPEGs may do that; OpenCV scales what follows."""
+    sizes = [(64, 96)] * 2 + [(80, 120)] * 2
+    pictures = [np.full((*size, 3), 50 * i, np.uint8) for i, size in enumerate(sizes)]
+    path = tmp_path / "clip.avi"
+    path.write_bytes(b"".join(cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures))
+    frames = list(read_frames(path))
+    assert [frame.shape[:2] for frame in frames] == [(64, 96)] * 4
+    assert [round(frame.mean()) for frame in frames] == pytest.approx([0, 50, 100, 150], abs=2)
+
+
 def test_broken_video_is_named(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     with pytest.raises(MediaError, match=r"clip\.mp4"):
