@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from instseg_d2.layers.contours import mask_contours
+from instseg_d2.layers.convolution import conv_block
 from instseg_d2.layers.graph_convolution import GraphConvolution
 from instseg_d2.layers.mask_losses import mask_bce, pick_channel
 
@@ -61,9 +62,7 @@ class Tower(nn.Sequential):
     ):
         super().__init__()
         for number in range(1, num_convs + 1):
-            convolution = Conv2d(
-                in_channels if number == 1 else channels, channels, kernel_size=3, padding=1, activation=F.relu
-            )
+            convolution = conv_block(in_channels if number == 1 else channels, channels)
             weight_init.c2_msra_fill(convolution)
             self.add_module(f"conv{number}", convolution)
             if graph is not None and number == graph_after:

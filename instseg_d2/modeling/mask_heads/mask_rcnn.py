@@ -1,13 +1,15 @@
 """Mask R-CNN's head (arXiv:1703.06870)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec
 from detectron2.structures import Instances
 from torch import nn
 from torch.nn import functional as F
+
+from instseg_d2.layers.convolution import Norm, conv_block
 
 from .base import MaskHead
 
@@ -35,7 +37,7 @@ class MaskRCNNHead(MaskHead):
         input_shape: ShapeSpec,
         num_classes: int,
         conv_dims: Sequence[int],
-        conv_norm: str | Callable[[int], nn.Module] = "",
+        conv_norm: Norm = "",
         loss_weight: float = 1.0,
     ):
         super().__init__(loss_weight=loss_weight)
@@ -44,16 +46,7 @@ class MaskRCNNHead(MaskHead):
             raise ValueError("conv_dims is empty; its last number is the width of the transposed convolution")
         self.num_convs = len(widths) - 2
         for number in range(1, self.num_convs + 1):
-            convolution = Conv2d(
-                widths[number - 1],
-                widths[number],
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, widths[number]),
-                activation=F.relu,
-            )
-            self.add_module(f"mask_fcn{number}", convolution)
+            self.add_module(f"mask_fcn{number}", conv_block(widths[number - 1], widths[number], norm=conv_norm))
         self.deconv = ConvTranspose2d(widths[-2], widths[-1], kernel_size=2, stride=2)
         self.predictor = Conv2d(widths[-1], num_classes, kernel_size=1)
         # In one sweep, after all layers exist: the random numbers fall where detectron2's head takes them.

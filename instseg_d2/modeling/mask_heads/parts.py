@@ -5,16 +5,15 @@ from detectron2.layers import Conv2d, ConvTranspose2d
 from torch import nn
 from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import conv_tower
+
 
 def convolutions(in_channels: int, channels: int, number: int) -> nn.Sequential:
     """3x3 convolutions with ReLU, (R, in_channels, H, W) to (R, channels, H, W); none at all for `number` = 0."""
-    layers = [
-        Conv2d(channels if index else in_channels, channels, kernel_size=3, padding=1, activation=F.relu)
-        for index in range(number)
-    ]
+    layers = conv_tower(in_channels, [channels] * number)
     for layer in layers:
         weight_init.c2_msra_fill(layer)
-    return nn.Sequential(*layers)
+    return layers
 
 
 class Upsampling(ConvTranspose2d):

@@ -1,13 +1,15 @@
 """Tracking of SipMask-VIS (arXiv:2007.14772): the embedding at an object's center, for one-stage detectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 from torch.nn import functional as F
+
+from instseg_d2.layers.convolution import Norm, conv_tower
 
 from .base import DROP, Tracker
 from .track_table import TrackTable
@@ -37,7 +39,7 @@ class CenterEmbeddingHead(nn.Module):
         num_levels: int = 3,
         stride: int = 8,
         conv_dims: Sequence[int] = (256, 256),
-        norm: str | Callable[[int], nn.Module] = "GN",
+        norm: Norm = "GN",
         embedding_dim: int = 512,
         jitter: float = 0.05,
         min_area: float = 4.0,
@@ -48,22 +50,8 @@ class CenterEmbeddingHead(nn.Module):
         self.jitter = jitter
         self.min_area = min_area
         self.loss_weight = loss_weight
-        widths = [in_channels, *conv_dims]
-        self.convs = nn.Sequential(
-            *(
-                Conv2d(
-                    before,
-                    after,
-                    kernel_size=3,
-                    padding=1,
-                    bias=not norm,
-                    norm=get_norm(norm, after),
-                    activation=F.relu,
-                )
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
-        )
-        self.embed = Conv2d(num_levels * widths[-1], embedding_dim, kernel_size=1)
+        self.convs = conv_tower(in_channels, conv_dims, norm=norm)
+        self.embed = Conv2d(num_levels * [in_channels, *conv_dims][-1], embedding_dim, kernel_size=1)
         for layer in self.convs:
             nn.init.normal_(layer.weight, std=0.01)
 

@@ -1,17 +1,18 @@
 """QDTrack (arXiv:2006.06664): embeddings of regions, learned from many pairs of two frames, and their association."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import numpy as np
 import torch
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
 from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import Norm, conv_tower
 from instseg_d2.layers.embedding_losses import cosine_loss, multi_positive_loss
 
 from .base import DROP, NO_TRACK, Tracker
@@ -45,7 +46,7 @@ class QuasiDenseHead(nn.Module):
         input_shape: ShapeSpec,
         sampler: RegionSampler,
         conv_dims: Sequence[int] = (256, 256, 256, 256),
-        conv_norm: str | Callable[[int], nn.Module] = "GN",
+        conv_norm: Norm = "GN",
         fc_dims: Sequence[int] = (1024,),
         embedding_dim: int = 256,
         track_loss_weight: float = 0.25,
@@ -60,22 +61,9 @@ class QuasiDenseHead(nn.Module):
         self.cosine_loss_weight = cosine_loss_weight
         self.negative_margin = negative_margin
         self.negatives_per_positive = negatives_per_positive
-        widths = [input_shape.channels, *conv_dims]
-        self.convs = nn.Sequential(
-            *(
-                Conv2d(
-                    before,
-                    after,
-                    kernel_size=3,
-                    padding=1,
-                    bias=not conv_norm,
-                    norm=get_norm(conv_norm, after),
-                    activation=F.relu,
-                )
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
-        )
-        widths = [widths[-1] * input_shape.height * input_shape.width, *fc_dims]
+        self.convs = conv_tower(input_shape.channels, conv_dims, norm=conv_norm)
+        channels = [input_shape.channels, *conv_dims][-1]
+        widths = [channels * input_shape.height * input_shape.width, *fc_dims]
         self.fcs = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False))
         self.fc_embed = nn.Linear(widths[-1], embedding_dim)
         self._initialize()

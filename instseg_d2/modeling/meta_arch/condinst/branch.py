@@ -5,25 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from torch import nn
-from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import conv_block
 from instseg_d2.layers.focal_loss import focal_loss_of_labels
 from instseg_d2.layers.upsample import aligned_bilinear
 
 
 def _convolution(in_channels: int, out_channels: int, norm: str) -> Conv2d:
     """3x3, norm and ReLU."""
-    layer = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
+    layer = conv_block(in_channels, out_channels, norm=norm)
     weight_init.c2_xavier_fill(layer)
     return layer
 

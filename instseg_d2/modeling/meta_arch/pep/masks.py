@@ -8,13 +8,14 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import conv_tower
 from instseg_d2.layers.coordinates import append_coordinates
 from instseg_d2.layers.dynamic_conv import convolve_shared
 from instseg_d2.layers.mask_boxes import tight_boxes
 from instseg_d2.layers.matrix_nms import matrix_nms
 
 from ..solov2.decoding import GridDecoder
-from ..solov2.head import initialize_convs, tower
+from ..solov2.head import initialize_convs
 
 
 class LevelFeatures(nn.Module):
@@ -42,7 +43,8 @@ class LevelFeatures(nn.Module):
         shapes = list(input_shape)
         self.stride = shapes[0].stride
         self.towers = nn.ModuleList(
-            tower(shape.channels + 2, list(conv_dims), norm=norm) for shape in (shapes[:1] if shared_levels else shapes)
+            conv_tower(shape.channels + 2, list(conv_dims), norm=norm)
+            for shape in (shapes[:1] if shared_levels else shapes)
         )
         initialize_convs(self)
 

@@ -4,30 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from torch import nn
 from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import conv_tower
 from instseg_d2.layers.coordinates import append_coordinates
-
-
-def conv_block(in_channels: int, out_channels: int, *, norm: str, kernel_size: int = 3) -> Conv2d:
-    """Convolution, norm, ReLU; without bias where there is a norm."""
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
-
-
-def tower(in_channels: int, conv_dims: Sequence[int], *, norm: str) -> nn.Sequential:
-    """3x3 convolutions behind each other."""
-    widths = [in_channels, *conv_dims]
-    return nn.Sequential(*(conv_block(a, b, norm=norm) for a, b in zip(widths, widths[1:], strict=False)))
 
 
 def initialize_convs(module: nn.Module) -> None:
@@ -86,8 +68,8 @@ class SOLOv2Head(nn.Module):
             raise ValueError(f"all levels share one head, so they need the same number of channels, not {channels}")
         in_channels, conv_dims = channels.pop(), list(conv_dims)
         width = conv_dims[-1] if conv_dims else in_channels
-        self.category_tower = tower(in_channels, conv_dims, norm=norm)
-        self.kernel_tower = tower(in_channels + 2, conv_dims, norm=norm)
+        self.category_tower = conv_tower(in_channels, conv_dims, norm=norm)
+        self.kernel_tower = conv_tower(in_channels + 2, conv_dims, norm=norm)
         self.category_pred = Conv2d(width, num_classes, kernel_size=3, padding=1)
         self.kernel_pred = Conv2d(width, kernel_channels, kernel_size=3, padding=1)
         initialize_convs(self)

@@ -6,9 +6,10 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import nn
 
+from instseg_d2.layers.convolution import conv_block
 from instseg_d2.layers.coordinates import append_coordinates
 
-from .head import conv_block, initialize_convs
+from .head import initialize_convs
 
 
 class SOLOv2MaskBranch(nn.Module):
