@@ -274,15 +274,7 @@ def _untimed_command(commands, function, *, help: str, example: str):
     return parser
 
 
-def parse() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Measure speed and memory as ratios of two things that run in turns.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
+def _add_detectron2(commands) -> None:
     command = _command(
         commands,
         detectron2,
@@ -307,6 +299,8 @@ def parse() -> argparse.ArgumentParser:
     command.add_argument("--train-size", type=int, default=512, help="short edge in training, pixels (default 512)")
     command.add_argument("--batch", type=int, default=2, help="images of a training step (default 2)")
 
+
+def _add_torchvision(commands) -> None:
     command = _command(
         commands,
         torchvision,
@@ -317,6 +311,8 @@ def parse() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", type=int, default=800, help="short edge, pixels (default 800)")
 
+
+def _add_evaluation(commands) -> None:
     command = _command(
         commands,
         evaluation,
@@ -329,6 +325,8 @@ def parse() -> argparse.ArgumentParser:
     command.add_argument("--images", type=int, default=5000, help="of 640x480 with seven objects (default 5000)")
     command.add_argument("--detections", type=int, default=20, help="of each image (default 20)")
 
+
+def _add_mapper(commands) -> None:
     command = _command(
         commands,
         mapper,
@@ -340,6 +338,8 @@ def parse() -> argparse.ArgumentParser:
     command.add_argument("--config-file", action="append", required=True, help="a recipe; give it again for more")
     command.add_argument("--images", type=int, default=20, help="to map in one turn (default 20)")
 
+
+def _add_models(commands) -> None:
     command = _command(
         commands,
         models,
@@ -359,6 +359,8 @@ def parse() -> argparse.ArgumentParser:
     command.add_argument("--size", type=int, default=512, help="short edge, pixels (default 512)")
     command.add_argument("--batch", type=int, default=1, help="images (default 1)")
 
+
+def _add_video(commands) -> None:
     command = _command(
         commands,
         video,
@@ -380,6 +382,8 @@ def parse() -> argparse.ArgumentParser:
     )
     command.add_argument("--early", type=int, default=100, help="default 100")
 
+
+def _add_temporal(commands) -> None:
     command = _untimed_command(
         commands,
         temporal,
@@ -393,6 +397,23 @@ def parse() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, default=[640, 360], metavar="PX", help="width and height (640 360)"
     )
     command.add_argument("--separate", action="store_true", help="an attention for each level; else one for all pixels")
+
+
+def parse() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Measure speed and memory as ratios of two things that run in turns.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_detectron2(commands)
+    _add_torchvision(commands)
+    _add_evaluation(commands)
+    _add_mapper(commands)
+    _add_models(commands)
+    _add_video(commands)
+    _add_temporal(commands)
     return parser
 
 
