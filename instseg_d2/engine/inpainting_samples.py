@@ -10,12 +10,15 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
-from instseg_d2.inpainting.stages.stage import Stage
+from instseg_d2.inpainting.stages.stage import AdversarialStage, Stage
+from instseg_d2.visualization.inpainting_attention import draw_attention
 from instseg_d2.visualization.inpainting_stages import draw_stage
 
 
 class SampleGrids(HookBase):
-    """Draws the same clips every so often, and at the end: `samples/<iteration>.png`, and images of TensorBoard.
+    """Draws the same clips every so often, and at the end: `samples/<iteration>_<clip>.png`, and images of TensorBoard.
+
+    A stage with discriminators is also drawn with its gates and attention, `<iteration>_<clip>_attention.png`.
 
     Args:
         dataset: items that are the same each time, such as those of the test.
@@ -62,7 +65,12 @@ class SampleGrids(HookBase):
         stage.train()
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, (item, output) in enumerate(zip(self._items, outputs, strict=True)):
-            picture = draw_stage(item, output)
-            # TensorBoard wants RGB with the channels first.
-            self.trainer.storage.put_image(f"sample {number}", picture[..., ::-1].transpose(2, 0, 1).copy())
-            cv2.imwrite(str(self.folder / f"{done:07d}_{number}.png"), picture)
+            self._show(f"{done:07d}_{number}", f"sample {number}", draw_stage(item, output))
+            attention = draw_attention(stage, item) if isinstance(stage, AdversarialStage) else None
+            if attention is not None:
+                self._show(f"{done:07d}_{number}_attention", f"attention {number}", attention)
+
+    def _show(self, file_name: str, title: str, picture: np.ndarray) -> None:
+        # TensorBoard wants RGB with the channels first.
+        self.trainer.storage.put_image(title, picture[..., ::-1].transpose(2, 0, 1).copy())
+        cv2.imwrite(str(self.folder / f"{file_name}.png"), picture)

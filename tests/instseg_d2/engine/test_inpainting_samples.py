@@ -43,6 +43,17 @@ def test_pictures_are_drawn_at_the_period_and_at_the_end_alone(make_stage, hidde
     assert torch.equal(weights(drawn), weights(other))
 
 
+def test_gates_and_attention_are_drawn_of_a_stage_with_discriminators(make_stage, hidden_clips, tmp_path):
+    clips = hidden_clips(2)
+    hook = SampleGrids(dataset=clips, mapper=ClipMapper(), output_dir=str(tmp_path), period=9, clips=1)
+    hook.trainer = Trainer(make_stage("content"), clips, None)
+    hook.trainer.max_iter = hook.trainer.iter + 1
+    with EventStorage() as hook.trainer.storage:
+        hook.after_step()
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["0000001_0.png", "0000001_0_attention.png"]
+
+
 def test_bad_settings_are_named(hidden_clips, tmp_path):
     with pytest.raises(ValueError, match="period"):
         SampleGrids(dataset=hidden_clips(1), mapper=ClipMapper(), output_dir=str(tmp_path), period=0)
