@@ -48,6 +48,7 @@ dataloader = dict(
                 consecutive=1.0,
                 flip=0.0,
                 flow=False,
+                errors=None,
                 seed=0,
             ),
         ),

@@ -17,6 +17,7 @@ from ..errors import DatasetError
 from .appearance import GREY
 from .exact import OccVideoTrack
 from .keys import generator_of
+from .mask_errors import MaskErrors, grown
 from .voi import VOITrack
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class InpaintingClips(Dataset):
         consecutive: chance that a clip is T frames in a row, not T of all frames in their order.
         flip: chance of a clip seen in a mirror.
         flow: also give the flow, which the tracks must have; needs `consecutive=1`.
+        errors: of the visible masks beyond those of `erasing`, for tests of how much they matter; None for none.
         seed: the same item is the same each time; None draws anew, from torch's generator, which differs by worker.
 
     Raises:
@@ -98,6 +100,7 @@ class InpaintingClips(Dataset):
         consecutive: float = 0.5,
         flip: float = 0.5,
         flow: bool = False,
+        errors: MaskErrors | None = None,
         seed: int | None = None,
     ):
         if length < 1 or min(size) < 1 or not (0 <= consecutive <= 1 and 0 <= flip <= 1) or (flow and consecutive < 1):
@@ -119,6 +122,7 @@ class InpaintingClips(Dataset):
         self.consecutive = consecutive
         self.flip = flip
         self.flow = flow
+        self.errors = errors
         self.seed = seed
 
     def __len__(self) -> int:
@@ -134,6 +138,8 @@ class InpaintingClips(Dataset):
         images = {name: np.stack([plane[name] for plane in planes]) for name in planes[0]}
         images["frames"] = self._fill(rng, images)
         images["visible"] = _spoil(rng, images["visible"], self.erasing)
+        if self.errors is not None:
+            images["visible"] = self.errors(rng, images["visible"])
         mirrored = rng.random() < self.flip
         item = {name: _as_tensor(stack, mirrored) for name, stack in images.items()}
         if self.flow:
@@ -211,10 +217,7 @@ class InpaintingClips(Dataset):
 def _spoil(rng: np.random.Generator, visible: np.ndarray, erasing: Erasing) -> np.ndarray:
     """(T, H, W) bool: visible masks as a segmentation gets them, too large or too small, perhaps missing once."""
     change = int(rng.integers(-erasing.jitter, erasing.jitter + 1))
-    if change:
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * abs(change) + 1,) * 2)
-        apply = cv2.dilate if change > 0 else cv2.erode
-        visible = np.stack([apply(mask.astype(np.uint8), kernel) for mask in visible]).astype(bool)
+    visible = np.stack([grown(mask, change) for mask in visible])
     lost, which = rng.random() < erasing.drop, int(rng.integers(len(visible)))
     # An object that is never seen cannot be completed.
     if lost and visible[np.arange(len(visible)) != which].any():
