@@ -118,7 +118,7 @@ _ERRORS = "instseg_d2.data.video_inpainting.mask_errors.MaskErrors"
 def _with_errors(trained: Row, name: str, quick: str, full: str) -> Row:
     """A row tested on visible masks with errors."""
     recipes = {
-        budget: Recipe(config, (f"dataloader.test.dataset.clips.errors={{_target_: {_ERRORS}, {error}}}",))
+        budget: Recipe(config, (f"+dataloader.test.dataset.clips.errors={{_target_: {_ERRORS}, {error}}}",))
         for budget, config, error in (("quick", trained.quick, quick), ("full", trained.full, full))
     }
     return replace(trained, name=f"{trained.name}: {name}", weights_of=trained, **recipes)

@@ -48,7 +48,6 @@ dataloader = dict(
                 consecutive=1.0,
                 flip=0.0,
                 flow=False,
-                errors=None,
                 seed=0,
             ),
         ),
