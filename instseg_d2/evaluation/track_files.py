@@ -27,6 +27,7 @@ class TrackTruth:
         frames: which frames are evaluated, by video id; as many entries have `segmentations` and `areas` of a track.
         tracks: annotations, with masks as compressed run lengths.
         left_out: ids of the other videos.
+        video_ids: of all videos, by each of their names.
         has_annotations: whether the file has any; the sets that a server evaluates have none.
     """
 
@@ -35,6 +36,7 @@ class TrackTruth:
     frames: dict[int, range]
     tracks: list[Track]
     left_out: frozenset[int]
+    video_ids: dict[str, int]
     has_annotations: bool
 
 
@@ -67,6 +69,7 @@ def read_truth(truth: str | os.PathLike | Mapping[str, Any], selection: VideoSel
         frames={key: frames[key] for key in kept},
         tracks=[track for track in tracks if any(track["segmentations"])],
         left_out=frozenset(video["id"] for video in content["videos"]) - kept,
+        video_ids={name: video["id"] for video in content["videos"] for name in _own_names(video)},
         has_annotations=annotations is not None,
     )
 
@@ -75,7 +78,8 @@ def read_results(results: str | os.PathLike | list[Track], truth: TrackTruth) ->
     """Read detected tracks, those of the frames that are evaluated.
 
     Args:
-        results: the file, or its content; of a data set, whose annotations have scores, these.
+        results: the file, or its content; of a data set, whose annotations have scores, these. Its videos and
+            categories are those of the same names in the truth, where there are any, whatever their numbers.
         truth: of the same videos.
 
     Raises:
@@ -84,7 +88,7 @@ def read_results(results: str | os.PathLike | list[Track], truth: TrackTruth) ->
     name = "the results" if isinstance(results, list) else os.fspath(results)
     content = results if isinstance(results, list) else read_coco_json(results)
     if isinstance(content, dict) and "annotations" in content:
-        content = content["annotations"]
+        content = _numbered_as(truth, content)
     if not isinstance(content, list):
         raise DatasetError(f"{name}: a results file is a list of tracks, not {type(content).__name__}")
     tracks = []
@@ -100,6 +104,34 @@ def read_results(results: str | os.PathLike | list[Track], truth: TrackTruth) ->
         if any(track["segmentations"]) or not any(entry["segmentations"]):
             tracks.append(track)
     return tracks
+
+
+def _own_names(video: Mapping[str, Any]) -> list[str]:
+    """Names of a video, without its id."""
+    return [name for name in video_names(video)[1:] if isinstance(name, str)]
+
+
+def _numbered_as(truth: TrackTruth, content: Mapping[str, Any]) -> list[Track]:
+    """The annotations of a data set with the ids that its videos and categories have in the truth.
+
+    What the truth has no name for keeps its number. What is no list of records is left to be complained of.
+    """
+    annotations = content["annotations"]
+    if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+        return annotations
+    videos = {
+        video["id"]: truth.video_ids[name]
+        for video in content.get("videos") or ()
+        for name in _own_names(video)
+        if name in truth.video_ids
+    }
+    known = {name: key for key, name in truth.categories.items()}
+    categories = {one["id"]: known[one["name"]] for one in content.get("categories") or () if one.get("name") in known}
+    numbered = []
+    for one in annotations:
+        changed = {"video_id": videos, "category_id": categories}
+        numbered.append(one | {key: ids.get(one[key], one[key]) for key, ids in changed.items() if key in one})
+    return numbered
 
 
 def _wrong(entry: Any, truth: TrackTruth) -> Iterator[str]:

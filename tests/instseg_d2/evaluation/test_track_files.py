@@ -1,5 +1,6 @@
 import json
 import math
+import tempfile
 
 import pytest
 
@@ -17,6 +18,13 @@ def scene(tracks):
     scene.annotate([BOX, None])
     scene.find([BOX, BOX])
     return scene
+
+
+def read_results_of(content, truth):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(content, file)
+        file.flush()
+        return read_results(file.name, truth)
 
 
 def test_paths_and_contents_give_the_same(scene, tmp_path):
@@ -45,6 +53,24 @@ def test_a_set_without_annotations(scene):
 def test_ids_of_videos_are_any_numbers(scene):
     scene.truth["videos"][0]["id"] = scene.truth["annotations"][0]["video_id"] = scene.results[0]["video_id"] = 4000
     assert track_ap(scene.results, scene.truth)["AP50"] == pytest.approx(100)
+
+
+def test_videos_and_categories_of_a_results_file_are_found_by_name(scene):
+    """A file of `tools/predict.py` numbers its videos from 1 on, and may have other categories first."""
+    video, found = scene.truth["videos"][0], scene.results[0]
+    video["name"] = "street"
+    names = {one["id"]: one["name"] for one in scene.truth["categories"]}
+    labelled = {
+        "videos": [{**video, "id": 77}],
+        "categories": [{"id": 900, "name": names[found["category_id"]]}],
+        "annotations": [{**found, "video_id": 77, "category_id": 900}],
+    }
+    truth = read_truth(scene.truth)
+    (track,) = read_results_of(labelled, truth)
+    assert (track["video_id"], track["category_id"]) == (video["id"], found["category_id"])
+    # Of a video with another name the number counts, and here it is none of the truth's.
+    with pytest.raises(DatasetError, match="video_id 77 is none of the truth's"):
+        read_results_of({**labelled, "videos": [{**video, "id": 77, "name": "lake", "file_names": ["a/1.jpg"]}]}, truth)
 
 
 @pytest.mark.parametrize(
