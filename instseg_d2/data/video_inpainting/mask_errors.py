@@ -11,7 +11,7 @@ class MaskErrors:
     """What is wrong with every visible mask of a clip.
 
     Attributes:
-        grow: pixels by which masks are dilated, eroded if negative. A mask that erosion would empty stays.
+        grow: pixels by which masks are dilated, eroded if negative; a mask that would be empty, as far as it is not.
         lose: chance of each connected part of a mask to be missing; one part always stays.
         add: chance of a mask to have a part too much: itself, moved by half its box in a random direction.
     """
@@ -29,8 +29,8 @@ class MaskErrors:
         return np.stack([self._added(rng, self._lost(rng, self._grown(mask))) for mask in masks])
 
     def _grown(self, mask: np.ndarray) -> np.ndarray:
-        result = grown(mask, self.grow)
-        return result if result.any() else mask
+        sizes = range(self.grow, 1) if self.grow < 0 else (self.grow,)
+        return next((result for size in sizes if (result := grown(mask, size)).any()), mask)
 
     def _lost(self, rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
         count, parts = cv2.connectedComponents(mask.astype(np.uint8))

@@ -38,8 +38,11 @@ def test_dilation_and_erosion(masks, pixels):
     assert (masks <= wider).all()
 
 
-def test_erosion_leaves_something(masks):
-    assert np.array_equal(spoiled(masks, grow=-9), masks)
+def test_erosion_goes_as_far_as_something_is_left(masks):
+    most = spoiled(masks, grow=-4)
+    assert 0 < most[0].sum() < spoiled(masks, grow=-3)[0].sum()
+    assert np.array_equal(spoiled(masks, grow=-9), most)
+    assert not spoiled(np.zeros_like(masks), grow=-2).any()
 
 
 def test_parts_are_lost_but_never_all(masks):
