@@ -10,7 +10,7 @@ from instseg_d2.reproduction.study import studies
 
 
 def _recipes():
-    """One test for each config that a row overrides; what differs in numbers alone builds alike."""
+    """One test for each set of overrides of a config."""
     seen = set()
     for folder in studies():
         for row in load_study(folder).rows.values():
@@ -25,6 +25,8 @@ def _recipes():
 @pytest.mark.parametrize("found", _recipes())
 def test_row_builds(recipe, found):
     cfg = apply_overrides(recipe(found.config), found.overrides)
-    with torch.device("meta"):
-        assert instantiate(cfg.model) is not None
     assert instantiate(cfg.dataloader.train.mapper) is not None
+    # Models of recipes as they are have their own test.
+    if any(override.lstrip("+~").startswith("model.") for override in found.overrides):
+        with torch.device("meta"):
+            assert instantiate(cfg.model) is not None
