@@ -87,13 +87,13 @@ def _inpainter(args: argparse.Namespace) -> VideoObjectInpainter:
     device = resolve_device(args.device)
     half = torch.float16 if device.startswith("cuda") else torch.bfloat16
     width, height = args.working_size
-    flow = flow_backend(args.flow_backend, device=device)
-    if args.flow:
+    flow, flow_completion = flow_backend(args.flow_backend, device=device), _stage(args, "flow", device)
+    if flow_completion is not None:
         warn_of_other_flow(args.flow.partition("=")[0], flow)
     return VideoObjectInpainter(
         flow=flow,
         shape=None if args.amodal else _stage(args, "shape", device),
-        flow_completion=_stage(args, "flow", device),
+        flow_completion=flow_completion,
         generator=_stage(args, "content", device),
         use_flow=not args.no_flow,
         category=args.category,

@@ -119,7 +119,9 @@ def test_train(tiny_training, tmp_path, kind):
     assert FIGURES[kind] <= results["inpainting"].keys()
     assert json.loads((out / "results.json").read_text()) == results
     assert {"model_0000001.pth", "model_final.pth", "report.html"} <= {path.name for path in out.iterdir()}
-    assert sorted(path.name for path in (out / "samples").iterdir()) == ["0000002_0.png", "0000004_0.png"]
+    adversarial = ("", "_attention") if kind in ("content", "joint") else ("",)
+    drawn = {path.name for path in (out / "samples").iterdir()}
+    assert drawn == {f"{step:07d}_0{what}.png" for step in (2, 4) for what in adversarial}
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert len({frozenset(name for name in line if "loss" in name) for line in lines if "lr" in line}) == 1
     saved = torch.load(out / "model_final.pth", weights_only=False)
