@@ -127,11 +127,10 @@ def _numbered_as(truth: TrackTruth, content: Mapping[str, Any]) -> list[Track]:
     }
     known = {name: key for key, name in truth.categories.items()}
     categories = {one["id"]: known[one["name"]] for one in content.get("categories") or () if one.get("name") in known}
-    numbered = []
-    for one in annotations:
-        changed = {"video_id": videos, "category_id": categories}
-        numbered.append(one | {key: ids.get(one[key], one[key]) for key, ids in changed.items() if key in one})
-    return numbered
+    renumbered = {"video_id": videos, "category_id": categories}
+    return [
+        one | {key: ids.get(one[key], one[key]) for key, ids in renumbered.items() if key in one} for one in annotations
+    ]
 
 
 def _wrong(entry: Any, truth: TrackTruth) -> Iterator[str]:

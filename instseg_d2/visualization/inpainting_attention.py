@@ -13,10 +13,10 @@ from instseg_d2.inpainting.clips import as_images
 from instseg_d2.inpainting.discriminators import SpatioTemporalAttention
 from instseg_d2.inpainting.stages.stage import AdversarialStage, stack_items
 
+from .inpainting_stages import FRAME_WIDTH
 from .panels import Heat
-from .sheet import side_by_side, tile
+from .sheet import of_width, side_by_side, tile
 
-_WIDTH = 220
 # A gate lets through nothing at 0 and all at 1.
 _SHARE = Heat(0.0, 1.0)
 # STAM adds features times a product of two weights, each in (0, 1).
@@ -44,7 +44,7 @@ def draw_attention(stage: AdversarialStage, item: dict[str, Any], *, frames: int
     style = _PRODUCT.fitted([maps.numpy() for maps, _ in weights.values()])
     rows = []
     for time in np.unique(np.linspace(0, len(observed) - 1, frames).round().astype(int)):
-        panels = {"observed": _scaled(observed[time])}
+        panels = {"observed": of_width(observed[time], FRAME_WIDTH)}
         for index in chosen:
             panels[f"gate {index + 1} of {len(gates)}"] = _heat(_SHARE, panels["observed"], gates[index][time])
         for name, (maps, of_frames) in weights.items():
@@ -86,11 +86,6 @@ def _keeping_aux(stage: nn.Module) -> Iterator[None]:
         stage.train(training)
         for module, before in kept.items():
             module.keep_aux, module.aux = before, {}
-
-
-def _scaled(picture: np.ndarray) -> np.ndarray:
-    height = max(round(picture.shape[0] * _WIDTH / picture.shape[1]), 1)
-    return cv2.resize(picture, (_WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
 def _heat(style: Heat, frame: np.ndarray, values: torch.Tensor) -> np.ndarray:

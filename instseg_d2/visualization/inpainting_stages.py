@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from instseg_d2.data.synthetic.film_strip import flow_picture
 from instseg_d2.inpainting.clips import as_images
 
-from .sheet import side_by_side, tile
+from .sheet import of_width, side_by_side, tile
 
 # BGR of pixels of the hidden part: found, missed, and what is not the object.
 _FOUND, _MISSED, _WRONG = (90, 200, 90), (230, 120, 40), (60, 60, 230)
-_WIDTH = 220
+# Of each of several pictures of a frame beside each other, pixels.
+FRAME_WIDTH = 220
 
 
 def draw_stage(item: dict[str, Any], output: dict[str, Any], *, frames: int = 5) -> np.ndarray:
@@ -41,16 +41,13 @@ def draw_stage(item: dict[str, Any], output: dict[str, Any], *, frames: int = 5)
     columns["truth"] = as_images(torch.where(item["complete"] > 0.5, item["clean"], item["frames"]))
     times = np.unique(np.linspace(0, len(item["frames"]) - 1, frames).round().astype(int))
     rows = [
-        side_by_side([_scaled(pictures[min(time, len(pictures) - 1)]) for pictures in columns.values()], list(columns))
+        side_by_side(
+            [of_width(pictures[min(time, len(pictures) - 1)], FRAME_WIDTH) for pictures in columns.values()],
+            list(columns),
+        )
         for time in times
     ]
     return tile(rows, columns=1)
-
-
-def _scaled(picture: np.ndarray) -> np.ndarray:
-    scale = _WIDTH / picture.shape[1]
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
 
 
 def _masks(item: dict[str, Any], predicted: torch.Tensor) -> np.ndarray:

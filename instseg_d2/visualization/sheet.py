@@ -20,6 +20,13 @@ def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(_BACKGROUND,) * 3)
 
 
+def of_width(image: np.ndarray, width: int) -> np.ndarray:
+    """Scale a picture (H, W, 3) uint8 to that many pixels across; enlarged ones show their pixels as squares."""
+    scale = width / image.shape[1]
+    size = width, max(round(image.shape[0] * scale), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+
+
 def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
     """Put pictures next to each other, each under its caption.
 

@@ -1,6 +1,5 @@
 import json
 import math
-import tempfile
 
 import pytest
 
@@ -20,11 +19,14 @@ def scene(tracks):
     return scene
 
 
-def read_results_of(content, truth):
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(content, file)
-        file.flush()
-        return read_results(file.name, truth)
+@pytest.fixture
+def read_results_of(tmp_path):
+    def read(content, truth):
+        path = tmp_path / "labelled.json"
+        path.write_text(json.dumps(content))
+        return read_results(path, truth)
+
+    return read
 
 
 def test_paths_and_contents_give_the_same(scene, tmp_path):
@@ -55,7 +57,7 @@ def test_ids_of_videos_are_any_numbers(scene):
     assert track_ap(scene.results, scene.truth)["AP50"] == pytest.approx(100)
 
 
-def test_videos_and_categories_of_a_results_file_are_found_by_name(scene):
+def test_videos_and_categories_of_a_results_file_are_found_by_name(scene, read_results_of):
     """A file of `tools/predict.py` numbers its videos from 1 on, and may have other categories first."""
     video, found = scene.truth["videos"][0], scene.results[0]
     video["name"] = "street"

@@ -9,6 +9,7 @@ from detectron2.layers import Conv2d, get_norm
 from torch import nn
 from torch.nn import functional as F
 
+from instseg_d2.layers.convolution import conv_block
 from instseg_d2.layers.deformable_attention import DeformableAttention, cell_centers
 from instseg_d2.layers.positions import sine_positions
 
@@ -111,9 +112,7 @@ class DeformablePixelDecoder(nn.Module):
             for _ in range(num_layers)
         )
         self.lateral = Conv2d(widths[0], channels, 1, bias=not norm, norm=get_norm(norm, channels))
-        self.smooth = Conv2d(
-            channels, channels, 3, padding=1, bias=not norm, norm=get_norm(norm, channels), activation=F.relu
-        )
+        self.smooth = conv_block(channels, channels, norm=norm)
         self.mask_output = Conv2d(channels, mask_channels, 1)
         for layer in (self.lateral, self.smooth, self.mask_output):
             weight_init.c2_xavier_fill(layer)
