@@ -63,8 +63,10 @@ class ClassMaskHead(DynamicMaskHead):
         if num_classes is not None:
             width = self.layers.out_channels
             self.predictor = nn.Linear(width, num_classes)
-            # What a dynamic last layer has at the start: weights of this size, as large for every class.
-            nn.init.normal_(self.predictor.weight, std=width**-0.5)
+            # One row for all classes, as if there were none: the features before it are the same for all, so rows with
+            # signs of their own begin as inverted masks, from which the dice loss of a saturated map leads nowhere.
+            with torch.no_grad():
+                self.predictor.weight.copy_(torch.randn(width) * width**-0.5)
             nn.init.zeros_(self.predictor.bias)
 
     def parameters_of(self, instances: Sequence[Instances]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

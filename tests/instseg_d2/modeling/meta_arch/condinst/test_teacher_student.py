@@ -98,6 +98,8 @@ def test_only_the_channel_of_the_class_is_drawn(static):
     torch.manual_seed(0)
     layers = instantiate(class_layers(static=static))
     head = ClassMaskHead(layers=layers, num_classes=CLASSES if static else None, level_sizes=[64], upsampling=1)
+    if static:
+        torch.nn.init.normal_(head.predictor.weight)
     x = Instances(
         (32, 32),
         extra=torch.randn(4, layers.num_parameters),
@@ -116,6 +118,14 @@ def test_only_the_channel_of_the_class_is_drawn(static):
         one.extra = torch.cat([part.flatten(1) for part in (*weights, *biases)], dim=1)
         alone = DynamicMaskHead(layers=DynamicLayers(in_channels=8), level_sizes=[64], upsampling=1)
         torch.testing.assert_close(maps[row], alone(torch.ones(1, 8, 4, 4), [one], 8)[0])
+
+
+def test_all_classes_start_with_the_same_masks():
+    layers = instantiate(class_layers(static=True))
+    head = ClassMaskHead(layers=layers, num_classes=CLASSES, level_sizes=[64], upsampling=1)
+    row, *others = head.predictor.weight
+    assert row.std() > 0.1
+    assert all(torch.equal(row, other) for other in others)
 
 
 @pytest.mark.parametrize("static", [True, False])
