@@ -1,5 +1,6 @@
 """COCO's AP side by side for subsets of categories and of instances, and by how much of an instance is hidden."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class SubsetCOCOEvaluator(COCOEvaluator):
       such as `AP-0`, `AP-0-0.2`. False detections count in every range, so these figures are lower than `AP`, and
       comparable between models, not between ranges.
 
+    - `segm_top<K>`, `segm_<subset>_top<K>` with `best_detections` = K: all of it again for the K best of each image.
+
     And likewise `bbox_...`. All figures but the numbers of instances are in percent; NaN is what cannot be computed.
     IoUs are computed once. A category subset costs nothing; instance subsets and ranges are matched all at once.
 
@@ -44,12 +47,14 @@ class SubsetCOCOEvaluator(COCOEvaluator):
             are there anyway.
         instance_subsets: see `overlap_at_least`, `covered_between`, `area_between`.
         occlusion_bins: ranges (low, high] of the hidden share, or [x, x] for exactly x, such as `OCCLUSION_BINS`.
+        best_detections: evaluate a second time with no more detections of an image than that, over all categories: to
+            compare a model that keeps more with others. Files are written of the whole.
         options: further arguments of `COCOEvaluator`.
 
     Raises:
         DatasetError: a category is not in the data set, two subsets have one name; in `evaluate()`, the data set does
             not say what a subset asks for, see `ImageTruth`.
-        ValueError: an occlusion bin is no range within [0, 1].
+        ValueError: an occlusion bin is no range within [0, 1]; `best_detections` is less than 1.
     """
 
     def __init__(
@@ -62,8 +67,11 @@ class SubsetCOCOEvaluator(COCOEvaluator):
         category_subsets: Mapping[str, str | Iterable[str | int] | None] | None = None,
         instance_subsets: Iterable[InstanceSubset] = (),
         occlusion_bins: Iterable[Sequence[float]] = (),
+        best_detections: int | None = None,
         **options: Any,
     ):
+        if best_detections is not None and best_detections < 1:
+            raise ValueError(f"best_detections must be 1 or more, got {best_detections}")
         prepare_dataset(dataset_name)
         super().__init__(dataset_name, tasks, distributed, output_dir, **options)
         self._truth = GroundTruth(dataset_name, self._coco_api)
@@ -75,6 +83,7 @@ class SubsetCOCOEvaluator(COCOEvaluator):
         }
         self._instance_subsets = list(instance_subsets)
         self._occlusion_subsets = occlusion_subsets(occlusion_bins)
+        self._best_detections = best_detections
         self._selected: list[set] | None = None
         self._check_names()
 
@@ -85,6 +94,18 @@ class SubsetCOCOEvaluator(COCOEvaluator):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DatasetError(f"several subsets would give results called {', '.join(repeated)}: rename them")
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
+        """Called once with all predictions; the place of detectron2 where the tasks are evaluated."""
+        super()._eval_predictions(predictions, img_ids=img_ids)
+        if self._best_detections is None:
+            return
+        whole, folder = self._results, self._output_dir
+        self._results, self._output_dir = OrderedDict(), None
+        best = [{**image, "instances": _best(image["instances"], self._best_detections)} for image in predictions]
+        super()._eval_predictions(best, img_ids=img_ids)
+        again = {f"{task}_top{self._best_detections}": metrics for task, metrics in self._results.items()}
+        self._results, self._output_dir = OrderedDict({**whole, **again}), folder
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
@@ -149,6 +170,10 @@ class SubsetCOCOEvaluator(COCOEvaluator):
             rows.append([label, results[f"AP-{label}"], count])
         self._logger.info(f"{task} AP by hidden share:\n{_table(rows, ['hidden', 'AP', 'instances'])}")
         return results
+
+
+def _best(detections: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return sorted(detections, key=lambda one: one["score"], reverse=True)[:count]
 
 
 def _category_positions(

@@ -73,6 +73,17 @@ _NONVOC = (
     ("opmask", 101, (35.0, 59.7, 35.7, 16.9, 34.7, 47.3), (35.6, 60.6, 36.1, 15.4, 34.8, 48.1)),
     ("boxinst", 101, (35.5, 60.5, 36.7, 15.6, 33.8, 50.3), (35.9, 61.0, 36.9, 15.6, 34.0, 50.6)),
 )
+
+
+def _cpmask(seen: str, printed: float) -> tuple[Row, Row]:
+    """CPMask, and a student of it, which the paper leaves out."""
+    taught = "TeacherStudent/ts_cpmask_fcos_r50_fpn_coco_voc_1x"
+    return (
+        Row(f"CPMask R50 {seen}", full=f"CPMask/cpmask_fcos_r50_fpn_coco_{seen}_1x", paper={_AP: printed}),
+        Row(f"CPMask R50 {seen} + TS", full=taught, overrides=_overrides("cpmask", 50, seen)),
+    )
+
+
 _voc = tuple(row for base, depth, *printed in _VOC for row in _pair(base, depth, "voc", *printed))
 _nonvoc = tuple(row for base, depth, *printed in _NONVOC for row in _pair(base, depth, "nonvoc", *printed))
 _table_1 = Table(
@@ -81,10 +92,11 @@ _table_1 = Table(
     metrics=_PAPER,
     rows=(
         *_voc,
+        *_cpmask("voc", 28.8),
         *_oracle(50, "voc", _printed(33.0, 53.7, 35.0, 15.1, 37.0, 49.9)),
         *_oracle(101, "voc", _printed(34.3, 54.7, 36.3, 18.6, 39.1, 47.9)),
     ),
-    comparisons=_gains(_voc, _AP),
+    comparisons=_gains((*_voc, *_cpmask("voc", 28.8)), _AP),
 )
 _table_1_back = Table(
     "Table 1 nonvoc",
@@ -92,10 +104,11 @@ _table_1_back = Table(
     metrics=_PAPER,
     rows=(
         *_nonvoc,
+        *_cpmask("nonvoc", 34.9),
         *_oracle(50, "nonvoc", _printed(37.5, 63.1, 38.9, 15.1, 36.0, 53.1)),
         *_oracle(101, "nonvoc", _printed(38.5, 64.4, 40.4, 18.9, 39.4, 51.4)),
     ),
-    comparisons=_gains(_nonvoc, _AP),
+    comparisons=_gains((*_nonvoc, *_cpmask("nonvoc", 34.9)), _AP),
 )
 _mask_rcnn, _ts_mask_rcnn, _opmask, _ts_opmask, _boxinst, _ts_boxinst = _voc[:6]
 _overlapped = tuple(
@@ -124,16 +137,21 @@ _DEEP = ",".join(["256"] * 13)
 _FINE = "instseg_d2.modeling.mask_heads.teacher_student.FineMaskRCNNHead"
 _fine = _teacher("teacher of 56 x 56", f"{_HEAD}.teacher._target_={_FINE}", voc=22.1, nonvoc=25.7)
 _deep = _teacher("teacher of 12 convolutions", f"{_HEAD}.teacher.conv_dims=[{_DEEP}]", voc=26.3, nonvoc=29.4)
-_alone = Row("12 convolutions alone voc", full=_mask_rcnn.full, overrides=(f"{_HEAD}.conv_dims=[{_DEEP}]",))
+_alone = tuple(
+    replace(
+        row, name=f"12 convolutions alone {seen}", overrides=(*row.overrides, f"{_HEAD}.conv_dims=[{_DEEP}]"), paper={}
+    )
+    for row, seen in ((_mask_rcnn, "voc"), (_nonvoc[0], "nonvoc"))
+)
 _table_3 = Table(
     "Table 3",
     what="stronger teachers on Mask R-CNN R50, and a deep head without a student, which the paper leaves out",
     metrics=(_AP,),
-    rows=(replace(_ts_mask_rcnn, paper={_AP: 21.6}), replace(_nonvoc[1], paper={_AP: 25.1}), *_fine, *_deep, _alone),
+    rows=(replace(_ts_mask_rcnn, paper={_AP: 21.6}), replace(_nonvoc[1], paper={_AP: 25.1}), *_fine, *_deep, *_alone),
     comparisons=(
         *(Comparison(row.name, _ts_mask_rcnn.name, _AP) for row in (_fine[0], _deep[0])),
         *(Comparison(row.name, _nonvoc[1].name, _AP) for row in (_fine[1], _deep[1])),
-        Comparison(_deep[0].name, _alone.name, _AP),
+        *(Comparison(deep.name, alone.name, _AP) for deep, alone in zip(_deep, _alone, strict=True)),
     ),
 )
 _RULES = f"{_HEAD}.pseudo_masks"
@@ -234,6 +252,10 @@ _OTHER_WAY = "dataloader.train.dataset.supervision.seen=occshapes_unseen"
 _detector, _opmask_detector = _shared("narrow Faster R-CNN", "mask_rcnn"), _shared("narrow OPMask", "opmask")
 # What predicts the weights of its mask networks starts anew: a teacher's has another name than that of BoxInst alone.
 _boxinst_detector = _shared("narrow FCOS of BoxInst", "boxinst", iterations=600, leave_out="extra")
+_fcos_detector = SharedDetector(
+    "narrow FCOS", quick=Recipe("CPMask/fcos_mask_narrow_fpn_occshapes_quick", ("train.max_iter=800",))
+)
+_BEHIND_FCOS = ("train.max_iter=180", "train.freeze=[detector]")
 _quick_bases = (
     _quick("narrow Mask R-CNN", "mask_rcnn", detector=_detector),
     _quick("narrow Mask R-CNN + TS", "ts_mask_rcnn", detector=_detector),
@@ -241,6 +263,16 @@ _quick_bases = (
     _quick("narrow OPMask + TS", "ts_opmask", _LONGER, detector=_opmask_detector),
     _quick_boxinst("narrow BoxInst", "boxinst"),
     _quick_boxinst("narrow BoxInst + TS", "ts_boxinst"),
+    Row(
+        "narrow CPMask",
+        quick=Recipe("CPMask/cpmask_fcos_narrow_fpn_occshapes_quick", _BEHIND_FCOS),
+        shared_detector=_fcos_detector,
+    ),
+    Row(
+        "narrow CPMask + TS",
+        quick=Recipe("TeacherStudent/ts_cpmask_fcos_narrow_fpn_occshapes_quick", _BEHIND_FCOS),
+        shared_detector=_fcos_detector,
+    ),
     _quick("reversed Mask R-CNN", "mask_rcnn", _OTHER_WAY, detector=_detector),
     _quick("reversed Mask R-CNN + TS", "ts_mask_rcnn", _OTHER_WAY, detector=_detector),
 )

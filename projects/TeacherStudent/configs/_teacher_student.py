@@ -33,18 +33,43 @@ def _inner(plain, num_classes):
     )
 
 
+def take_512_keep_150(model, dataloader):
+    """Proposals and detections of an image in the paper's tests, in place; `..._top100` tasks beside them."""
+    model.proposal_generator.post_nms_topk = (1000, 512)
+    model.roi_heads.box_predictor.test_topk_per_image = 150
+    dataloader.evaluator.best_detections = 100
+
+
 def add_student(model, dataloader):
     """Put a class-specific student of the same shape beside the class-agnostic mask head, in place."""
     plain = model.roi_heads.mask_head
-    model.roi_heads.mask_head = L(TeacherStudentHead)(
-        teacher=_inner(plain, 1),
-        student=_inner(plain, "${...num_classes}"),
+    model.roi_heads.mask_head = _teach(_inner(plain, 1), _inner(plain, "${...num_classes}"))
+    dataloader.train.mapper.extra_fields = ["gt_seen"]
+
+
+def add_student_behind_detector(model, dataloader):
+    """Put a student as Mask R-CNN's head beside the class-agnostic head of a `DetectThenSegment`, in place."""
+    teacher = model.mask_head
+    # One level further down than the head was.
+    teacher.input_shape = L(ShapeSpec)(channels="${....detector.backbone.out_channels}", width=14, height=14)
+    student = L(MaskRCNNHead)(
+        input_shape=teacher.input_shape,
+        num_classes="${...detector.num_classes}",
+        conv_dims=[teacher.conv_dim] * (teacher.num_convs + 1),
+    )
+    model.mask_head = _teach(teacher, student)
+    dataloader.train.mapper.extra_fields = ["gt_seen"]
+
+
+def _teach(teacher, student):
+    return L(TeacherStudentHead)(
+        teacher=teacher,
+        student=student,
         pseudo_masks=_pseudo_masks(),
         pseudo_start=0,
         all_channels=False,
         keep_aux=False,
     )
-    dataloader.train.mapper.extra_fields = ["gt_seen"]
 
 
 def teach_itself(model, dataloader):

@@ -40,6 +40,28 @@ def same(a, b):
 
 
 @fast_or_not
+def test_the_best_detections_of_an_image_by_hand(dataset, annotation, evaluate, fast, tmp_path):
+    """Two objects of two categories: with the best detection alone, one of them is found; the other has AP 0."""
+    truth = [annotation(1, 1, 3, LEFT), annotation(2, 1, 8, RIGHT), annotation(3, 2, 3, LEFT)]
+    found = {1: [(LEFT, 0, 0.6), (RIGHT, 1, 0.9)], 2: [(LEFT, 0, 0.5)]}
+    settings = dict(distributed=False, use_fast_impl=fast, category_subsets={"pears": ["pear"]})
+    evaluator = SubsetCOCOEvaluator(dataset(truth), ["segm"], output_dir=str(tmp_path), best_detections=1, **settings)
+    results = evaluate(evaluator, found)
+    assert list(results) == ["segm", "segm_pears", "segm_top1", "segm_pears_top1"]
+    for name in ("segm", "segm_pears", "segm_pears_top1"):
+        assert results[name]["AP"] == pytest.approx(100)
+    # Of two cups the one in the second image is left: precision 1 up to recall 1/2, which is 51 of 101 points.
+    assert results["segm_top1"]["AP"] == pytest.approx(100 * (51 / 101 + 1) / 2)
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 3
+    same(results["segm"], evaluate(SubsetCOCOEvaluator(dataset(truth), ["segm"], **settings), found)["segm"])
+
+
+def test_less_than_one_detection_is_refused(dataset):
+    with pytest.raises(ValueError, match="best_detections must be 1 or more, got 0"):
+        SubsetCOCOEvaluator(dataset([]), best_detections=0)
+
+
+@fast_or_not
 def test_bins_by_hand(dataset, annotation, evaluate, fast):
     """One category; by score: a hit of A (nothing hidden), a false detection, a hit of B (0.3 hidden).
 

@@ -317,14 +317,28 @@ def node(norm=""):
     )
 
 
-def test_behind_fcos():
-    model = instantiate(put_mask_head(tiny_fcos_mask_config(CLASSES), node()))
+def cpmask_node():
+    head = node()
+    teacher = head.teacher
+    head.teacher = L(CPMaskHead)(input_shape=teacher.input_shape, conv_dim=TINY_CHANNELS, num_convs=1)
+    return head
+
+
+@pytest.mark.parametrize("head", [node, cpmask_node])
+def test_behind_fcos(head):
+    model = instantiate(put_mask_head(tiny_fcos_mask_config(CLASSES), head()))
     batch = fake_batch(num_classes=CLASSES)
     hide(batch, [[True, False]] * 2)
     with EventStorage():
         losses = model(batch)
+    assert {*model.mask_head.teacher.loss_names, "loss_student"} <= set(losses)
     assert losses["loss_mask"] > 0
     assert losses["loss_student"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.mask_head.student.predictor.parameters())
+    with torch.no_grad():
+        (output, _) = model.eval()(batch)
+    assert output["instances"].pred_masks.dtype == torch.bool
 
 
 def hide(batch, flags):
