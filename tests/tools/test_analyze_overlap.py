@@ -77,6 +77,92 @@ def test_one_category_by_its_name(tool, truth, predictions, tmp_path):
     assert ">= 0.5" in output
 
 
+@pytest.fixture
+def drawn(module, monkeypatch):
+    """What the tool asks for to be drawn: overlaps by label, threshold and side."""
+    calls = []
+
+    def spy(image, boxes, masks, overlaps, labels, *, threshold, side):
+        shares = dict(zip(labels, overlaps, strict=True))
+        calls.append((shares, boxes.tolist(), masks.sum(axis=(1, 2)).tolist(), threshold))
+        return original(image, boxes, masks, overlaps, labels, threshold=threshold, side=side)
+
+    original = module.draw_overlaps
+    monkeypatch.setattr(module, "draw_overlaps", spy)
+    return calls
+
+
+def test_overlaps_are_drawn(tool, drawn, tmp_path):
+    """A box of 10 x 10, of which the other mask covers 3 columns: 0.30; of the other's 6 columns 3: 0.50."""
+    boxes = {1: (10, 10, 10, 10), 2: (17, 10, 6, 10), 3: (40, 40, 6, 6)}
+
+    def annotation(key, image_id, category):
+        x, y, w, h = boxes[category]
+        polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        ids = {"id": key, "image_id": image_id, "category_id": category}
+        return {**ids, "iscrowd": 0, "area": w * h, "bbox": [x, y, w, h], "segmentation": polygon}
+
+    images = [{"id": i, "file_name": f"{i}.png", "height": 60, "width": 80} for i in (1, 2)]
+    # The second image has one object: nothing to draw.
+    content = {
+        "images": images,
+        "annotations": [*(annotation(key, 1, key) for key in boxes), annotation(4, 2, 1)],
+        "categories": [{"id": key, "name": name} for key, name in enumerate(("cup", "pear", "leaf"), start=1)],
+    }
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps(content))
+    call = ("--dataset", file, "--draw", 5, "--output", tmp_path / "out")
+    code, _, errors = tool(*call)
+    assert code == 2
+    assert "1.png" in errors
+    for image in images:
+        cv2.imwrite(str(tmp_path / image["file_name"]), np.full((60, 80, 3), 100, np.uint8))
+    code, output, errors = tool(*call, "--image-root", tmp_path)
+    assert (code, errors) == (0, "")
+    assert str(tmp_path / "out") in output
+    ((shares, corners, areas, threshold),) = drawn
+    assert shares == {"cup": pytest.approx(0.3), "pear": pytest.approx(0.5), "leaf": 0}
+    assert corners == [[10, 10, 20, 20], [17, 10, 23, 20], [40, 40, 46, 46]]
+    assert areas == [100, 60, 36]
+    assert threshold == 0.3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["objects_00.png"]
+    # 480 wide at 4:3, a caption of 22, a gap of 4 of the row inside and of the sheet.
+    assert cv2.imread(str(tmp_path / "out" / "objects_00.png")).shape == (360 + 22 + 4 + 4, 480 + 4 + 4, 3)
+
+
+def test_measuring_and_drawing_at_once(tool, truth, predictions, tmp_path):
+    out = tmp_path / "out"
+    code, _, errors = tool(
+        *("--dataset", truth, "--seen", "occshapes_seen", "--output", out, "--draw", 2),
+        *("--predictions", predictions[0], "--image-root", truth.parent / "images"),
+    )
+    assert (code, errors) == (0, "")
+    names = {path.name for path in out.iterdir()}
+    assert names == {"overlap.csv", "false_positives.csv", "overlap.png", "objects_00.png"}
+
+
+def test_help_tells_of_drawing(tool):
+    code, output, _ = tool("--help")
+    assert code == 0
+    assert "--draw N" in output
+    assert "objects_00.png" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "to measure, --draw N"),
+        (("--draw", -1), "--draw N"),
+        (("--draw", 2, "--seen", "occshapes_seen"), "go together"),
+        (("--dataset", "occshapes_val", "--draw", 2, "--image-root", "."), "'occshapes_val' has its own images"),
+    ],
+)
+def test_what_is_to_be_done_must_be_said(tool, truth, tmp_path, options, message):
+    code, _, errors = tool("--dataset", truth, "--output", tmp_path / "out", *options)
+    assert code == 2
+    assert message in errors
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -15,14 +15,15 @@ from torch.nn import functional as F
 from instseg_d2.layers.box_maps import box_maps
 from instseg_d2.layers.box_mask_losses import dice_loss
 
+from ...mask_heads.base import attach
 from ...pseudo_masks import PseudoMasks
 from .head import Controller, DynamicMaskHead
 from .losses import MaskStep
 from .model import CondInst
 from .partial import seen_positives
 
-# Side of the grid of a box on which a CRF refines its mask; that of a region in Mask R-CNN.
-_CRF_SIDE = 28
+# Side of the grid of a box on which a CRF refines its mask and maps are kept; that of a region in Mask R-CNN.
+_BOX_SIDE = 28
 
 
 class PairedController(nn.Module):
@@ -31,17 +32,21 @@ class PairedController(nn.Module):
     Args:
         teacher: of the class-agnostic network.
         student: of the class-specific one.
+
+    Attributes:
+        keep_teacher: predict both in inference too.
     """
 
     def __init__(self, *, teacher: Controller, student: Controller):
         super().__init__()
         self.teacher = teacher
         self.student = student
+        self.keep_teacher = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (N, C, H, W) to (N, P, H, W); in training the teacher's parameters come first."""
+        """Map (N, C, H, W) to (N, P, H, W); of both networks, the teacher's parameters come first."""
         student = self.student(x)
-        return torch.cat([self.teacher(x), student], dim=1) if self.training else student
+        return torch.cat([self.teacher(x), student], dim=1) if self.training or self.keep_teacher else student
 
 
 class ClassMaskHead(DynamicMaskHead):
@@ -95,6 +100,9 @@ class TeacherStudentCondInst(CondInst):
         pseudo_masks: what becomes of the teacher's masks; colours are those of the input image at the true box.
         pseudo_start: training iteration, as the trainer counts them, from which hidden masks are learned.
         student_weight: factor on `loss_student`.
+        keep_aux: in inference also give, relative to the boxes, `pred_teacher_masks`, probabilities (D, 1, 28, 28), and
+            `pred_pseudo_masks` (D, 1, 28, 28), what becomes of them before the rules that need ground truth (not for
+            the method "crf").
         kwargs: of `CondInst`.
     """
 
@@ -106,6 +114,7 @@ class TeacherStudentCondInst(CondInst):
         pseudo_masks: PseudoMasks,
         pseudo_start: int = 0,
         student_weight: float = 1.0,
+        keep_aux: bool = False,
         **kwargs,
     ):
         super().__init__(mask_head=mask_head, **kwargs)
@@ -113,16 +122,52 @@ class TeacherStudentCondInst(CondInst):
         self.pseudo_masks = pseudo_masks
         self.pseudo_start = pseudo_start
         self.student_weight = student_weight
+        self.keep_aux = keep_aux
+
+    @property
+    def keep_aux(self) -> bool:
+        """Whether inference gives the teacher's maps too; may be set."""
+        return self.detector.head.extra.keep_teacher
+
+    @keep_aux.setter
+    def keep_aux(self, value: bool) -> None:
+        # Only the controller runs before it is known which locations have masks.
+        self.detector.head.extra.keep_teacher = value
 
     def mask_logits(
         self, images: ImageList, mask_features: torch.Tensor, instances: Sequence[Instances]
     ) -> torch.Tensor:
-        """See `CondInst.mask_logits`: the teacher's in training, the student's in inference."""
-        if not self.training:
+        """See `CondInst.mask_logits`: the teacher's in training, the student's in inference.
+
+        In inference with `keep_aux` the instances get the maps of that.
+        """
+        if not self.training and not self.keep_aux:
             return super().mask_logits(images, mask_features, instances)
         count = self.teacher_head.layers.num_parameters
         teachers = [_with_extra(x, x.extra[:, :count]) for x in instances]
-        return self.teacher_head(mask_features, teachers, images.tensor.shape[-1] // mask_features.shape[-1])
+        taught = self.teacher_head(mask_features, teachers, images.tensor.shape[-1] // mask_features.shape[-1])
+        if self.training:
+            return taught
+        students = [_with_extra(x, x.extra[:, count:]) for x in instances]
+        logits = super().mask_logits(images, mask_features, students)
+        self._attach_maps(instances, taught, logits, images.tensor.shape[-1] // logits.shape[-1])
+        return logits
+
+    def _attach_maps(
+        self, instances: Sequence[Instances], teacher: torch.Tensor, student: torch.Tensor, stride: int
+    ) -> None:
+        """See `keep_aux`; logits (D, H, W) of all instances, and the stride of each."""
+        boxes = []
+        for x in instances:
+            # What is left of a box in the end.
+            inside = x.pred_boxes.clone()
+            inside.clip(x.image_size)
+            boxes.append(inside.tensor)
+        rows = torch.arange(len(teacher), device=teacher.device)
+        crops = [_crop(x.sigmoid()[:, None], torch.cat(boxes), rows, stride) for x in (teacher, student)]
+        attach(instances, "pred_teacher_masks", crops[0])
+        if not self.pseudo_masks.needs_colors:
+            attach(instances, "pred_pseudo_masks", self.pseudo_masks(crops[0][:, 0], crops[1][:, 0])[:, None])
 
     def mask_losses(self, step: MaskStep) -> dict[str, torch.Tensor]:
         """The teacher's losses, by the supervision, and `loss_student`."""
@@ -175,7 +220,7 @@ class TeacherStudentCondInst(CondInst):
 
     def _refine(self, step: MaskStep, teacher: torch.Tensor, boxes: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (U, H, W) after a CRF on a grid in each box; outside of the boxes 0."""
-        colors = teacher.new_zeros(len(teacher), 3, _CRF_SIDE, _CRF_SIDE)
+        colors = teacher.new_zeros(len(teacher), 3, _BOX_SIDE, _BOX_SIDE)
         for index, item in enumerate(step.inputs):
             own = (images == index).nonzero()[:, 0]
             colors[own] = _crop(item["image"][None].to(teacher), boxes[own], torch.zeros_like(own), 1)
@@ -185,14 +230,15 @@ class TeacherStudentCondInst(CondInst):
 
 
 def _with_extra(instances: Instances, extra: torch.Tensor) -> Instances:
-    fields = {name: instances.get(name) for name in ("locations", "fpn_levels", "gt_classes")}
+    names = ("locations", "fpn_levels", "gt_classes", "pred_classes")
+    fields = {name: instances.get(name) for name in names if instances.has(name)}
     return Instances(instances.image_size, **fields, extra=extra)
 
 
 def _crop(maps: torch.Tensor, boxes: torch.Tensor, indices: torch.Tensor, stride: int) -> torch.Tensor:
     """(U, C, S, S) of maps (N, C, H, W) at boxes (U, 4) in pixels; point i of a map is the pixel stride * (i + 1/2)."""
     rois = torch.cat([indices[:, None].to(boxes), boxes], dim=1)
-    return ROIAlign((_CRF_SIDE, _CRF_SIDE), spatial_scale=1 / stride, sampling_ratio=0, aligned=True)(maps, rois)
+    return ROIAlign((_BOX_SIDE, _BOX_SIDE), spatial_scale=1 / stride, sampling_ratio=0, aligned=True)(maps, rois)
 
 
 def _paste(crops: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], stride: int) -> torch.Tensor:
