@@ -14,8 +14,9 @@ from torch import Tensor
 from instseg_d2.checkpoint import CheckpointMismatchError
 from instseg_d2.checkpoint.adelaidet_condinst import convert_condinst
 from instseg_d2.checkpoint.adelaidet_solov2 import convert_adelaidet_solov2
+from instseg_d2.checkpoint.base_stage import drop_class_layers
 from instseg_d2.checkpoint.bcnet import convert_bcnet
-from instseg_d2.checkpoint.conversion import Differences, compare, write_weights
+from instseg_d2.checkpoint.conversion import Differences, compare, group_names, write_weights
 from instseg_d2.checkpoint.foreign import read_tensors
 from instseg_d2.checkpoint.mask2former import convert_mask2former
 from instseg_d2.checkpoint.opmask import convert_opmask
@@ -38,6 +39,7 @@ class Format:
         recipes: whose models the weights may be of, the likeliest first; tried in turn without `--config-file`.
         counters: see `instseg_d2.checkpoint.conversion.compare`, by this package's names.
         teacher: the weights are with those of a momentum teacher, which models have from their first training step on.
+        anew: what `convert` leaves out lacks in the new file, and starts from random weights in a training.
     """
 
     summary: str
@@ -45,6 +47,7 @@ class Format:
     recipes: tuple[str, ...]
     counters: tuple[str, ...] = ()
     teacher: bool = False
+    anew: bool = False
 
 
 FORMATS = {
@@ -103,6 +106,16 @@ FORMATS = {
         ),
         counters=("detector.positives_average",),
     ),
+    "base_stage": Format(
+        "the base stage of an own few-shot training, without what scores its categories",
+        drop_class_layers,
+        (
+            "CPMask/cpmask_fcos_r50_fpn_coco_10shot",
+            "CPMask/mask_rcnn_r50_fpn_coco_10shot",
+            "CPMask/cpmask_fcos_narrow_fpn_occshapes_10shot_quick",
+        ),
+        anew=True,
+    ),
     "mask2former": Format(
         "Mask2Former, code of its authors (facebookresearch/Mask2Former): ResNet-50 or ResNet-101",
         convert_mask2former,
@@ -140,18 +153,24 @@ examples:
       --config-file BCNet/bcnet_released_fcos_r50_fpn_coco_1x
   python tools/convert_weights.py --from bcnet own_training.pth bcnet_7.pth \\
       --config-file BCNet/bcnet_released_fcos_r50_fpn_coco_1x model.detector.num_classes=7
+  python tools/convert_weights.py --from base_stage output/base/model_final.pth novel.pth
   python tools/train_net.py --config-file BCNet/bcnet_released_fcos_r101_fpn_coco_2x \\
       --eval-only train.init_checkpoint=bcnet_r101.pth
 
 Files are read without running code that they may carry. Nothing is written unless every tensor of the model gets a
-value of its shape, and every tensor of the file a place; counters of a training may lack. Optimizer and iteration are
+value of its shape, and every tensor of the file a place; counters of a training may lack, and the layers for classes
+that --from base_stage leaves out on purpose: it prints them, and training starts them anew. Optimizer and iteration are
 not taken over. The new file says in its entry `converted_from` what it was made of.
 Exit code: 0 done, 2 wrong usage or input.
 """
 
 
 def fitting_recipe(
-    state: Mapping[str, Tensor], form: Format, recipes: Sequence[str], overrides: Sequence[str]
+    state: Mapping[str, Tensor],
+    form: Format,
+    recipes: Sequence[str],
+    overrides: Sequence[str],
+    left_out: Sequence[str] = (),
 ) -> tuple[str, dict[str, Tensor]]:
     """Find the first recipe whose model takes the tensors.
 
@@ -160,6 +179,7 @@ def fitting_recipe(
         form: where they come from.
         recipes: names or files.
         overrides: `key=value` for every recipe.
+        left_out: names of tensors that the model has, and is to start anew.
 
     Returns:
         the recipe, and the tensors without counters that its model does not have.
@@ -172,7 +192,7 @@ def fitting_recipe(
         model = instantiate(apply_overrides(get_config(recipe), overrides).model)
         if form.teacher and hasattr(model, "teacher"):
             model.teacher.follow()
-        found[recipe] = compare(state, model, form.counters)
+        found[recipe] = compare(state, model, (*form.counters, *left_out))
         if not found[recipe]:
             names = model.state_dict().keys()
             return recipe, {name: value for name, value in state.items() if name in names}
@@ -196,8 +216,12 @@ def run(args: argparse.Namespace) -> None:
     tensors = read_tensors(args.input)
     print(f"{args.input}: {count(tensors)}")
     recipes = [args.config_file] if args.config_file else form.recipes
-    recipe, state = fitting_recipe(form.convert(tensors), form, recipes, args.opts)
-    print(f"{recipe}: {count(state)}; each tensor of the model has a value")
+    converted = form.convert(tensors)
+    left_out = [name for name in tensors if name not in converted] if form.anew else []
+    recipe, state = fitting_recipe(converted, form, recipes, args.opts, left_out)
+    print(f"{recipe}: {count(state)}; each {'other ' if left_out else ''}tensor of the model has a value")
+    if left_out:
+        print("\n".join(["left out, so that training starts them anew:", *(f"  {x}" for x in group_names(left_out))]))
     write_weights(
         args.output,
         state,

@@ -18,6 +18,7 @@ from .datasets import (
 from .errors import DatasetError, SampleError
 from .mappers import InstanceMapper
 from .occluders import OccluderRule, occluder_masks
+from .shot_list import Shot, ShotList
 from .supervision import (
     BoxSupervision,
     FewShot,
@@ -26,6 +27,7 @@ from .supervision import (
     PartialSupervision,
     Supervision,
     get_supervised_dataset_dicts,
+    load_records,
 )
 from .synthetic import SEEN, UNSEEN, write_occshapes
 from .video_mapper import VideoMapper

@@ -212,3 +212,27 @@ def _transformed(
         for mask in masks
     ]
     return detection_utils.annotations_to_instances(annotations, height_width, mask_format="bitmask").gt_masks.tensor
+
+
+def ignored_boxes(
+    annotations: Sequence[Annotation], transforms: T.TransformList, height_width: tuple[int, int]
+) -> torch.Tensor:
+    """Where a loss shall not take what it finds for background.
+
+    Args:
+        annotations: of a record; those with a true `ignored` count.
+        transforms: what was done to the image.
+        height_width: of the augmented image.
+
+    Returns:
+        (B, 4) float32, xyxy pixels of the augmented image, cut to it; a box outside of it is left out.
+    """
+    boxes = [
+        BoxMode.convert(one["bbox"], one["bbox_mode"], BoxMode.XYXY_ABS) for one in annotations if one.get("ignored")
+    ]
+    if not boxes:
+        return torch.zeros(0, 4)
+    # detectron2 rounds boxes of whole numbers down when it resizes them.
+    result = Boxes(torch.from_numpy(transforms.apply_box(np.array(boxes, dtype=np.float64))).float())
+    result.clip(height_width)
+    return result.tensor[result.nonempty()]

@@ -14,7 +14,7 @@ from . import fields
 from .errors import SampleError
 from .indexed_masks import share_bitmaps
 from .occluders import OccluderRule
-from .shared_map import SharedMap
+from .shared_map import SharedBoxes, SharedMap
 
 _MASK_FORMATS = ("bitmask", "polygon")
 
@@ -41,6 +41,9 @@ class InstanceMapper:
     - `gt_image` `SharedMap` (C, H, W) uint8: the augmented image itself, for losses that look at colours.
 
     Bitmaps are `IndexedBitMasks`: regions of the same object share them.
+
+    Annotations that a supervision has marked as `ignored` (`FewShot`) are no instances. Where there are any in the
+    augmented image, `instances` has `gt_ignored` `SharedBoxes` (B, 4): their boxes, xyxy pixels, cut to the image.
 
     With `image_box`, samples of training have an entry of that name: the edges (x0, y0, x1, y1), floats, that the whole
     original image has in pixels of the augmented one. They lie beyond it where a crop has cut the image; what is not
@@ -110,6 +113,9 @@ class InstanceMapper:
                 instances = self.build_instances(record, annotations, transforms, image.shape[:2])
                 if "gt_image" in self.extra_fields:
                     instances.gt_image = SharedMap(sample["image"], len(instances))
+                ignored = fields.ignored_boxes(record["annotations"], transforms, image.shape[:2])
+                if len(ignored):
+                    instances.gt_ignored = SharedBoxes(ignored, len(instances))
                 sample["instances"] = share_bitmaps(_without_empty(instances))
         return sample
 

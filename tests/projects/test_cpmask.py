@@ -6,6 +6,7 @@ from detectron2.config import instantiate
 from instseg_d2.data import CATEGORY_SPLITS, FewShot, FullSupervision, OnlyCategories, PartialSupervision
 from instseg_d2.engine.overrides import apply_overrides
 from instseg_d2.model_zoo import get_config
+from instseg_d2.modeling.ignored_regions import IgnoringROIHeads, IgnoringRPN
 
 VOC, NONVOC, SEEN, UNSEEN = (
     set(CATEGORY_SPLITS[name]) for name in ("coco_voc", "coco_nonvoc", "occshapes_seen", "occshapes_unseen")
@@ -63,5 +64,7 @@ def test_a_seed_draws_its_own_shots_and_fine_tuning_starts_from_the_base_stage()
     cfg = apply_overrides(get_config("CPMask/cpmask_fcos_r50_fpn_coco_10shot"), ["train.seed=7"])
     assert cfg.dataloader.train.dataset.supervision.seed == 7
     base = get_config("CPMask/cpmask_fcos_r50_fpn_coco_base")
-    assert cfg.train.init_checkpoint == f"{base.train.output_dir}/model_final.pth"
+    assert cfg.train.init_checkpoint == f"{base.train.output_dir}/without_classes.pth"
+    rcnn = get_config("CPMask/mask_rcnn_r50_fpn_coco_10shot").model
+    assert (rcnn.proposal_generator._target_, rcnn.roi_heads._target_) == (IgnoringRPN, IgnoringROIHeads)
     assert [cfg.dataloader[part].mapper.augmentations[0].max_size for part in ("train", "test")] == [1000, 1000]

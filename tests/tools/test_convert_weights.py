@@ -137,3 +137,31 @@ def test_help(tool):
     assert code == 0
     for words in ("bcnet       BCNet, code of its authors", "examples:", "BCNet/bcnet_released_fcos_r101_fpn_coco_2x"):
         assert words in output
+
+
+def test_a_base_stage_leaves_its_classes_behind(tool, state, tiny_recipe, tmp_path):
+    """The tiny Mask R-CNN scores two categories; its masks and boxes have outputs for each."""
+    base, start = tmp_path / "base.pth", tmp_path / "novel.pth"
+    own = {name.removeprefix("net."): value for name, value in state.items()}
+    torch.save({"model": own, "iteration": 7}, base)
+    code, output, _ = tool("--from", "base_stage", base, start, "--config-file", tiny_recipe)
+    assert code == 0
+    assert f"{tiny_recipe}: {len(own) - 6} tensors" in output
+    message = (
+        "each other tensor of the model has a value\nleft out, so that training starts them anew:\n"
+        "  roi_heads.box_predictor.bbox_pred.{bias, weight}\n"
+        "  roi_heads.box_predictor.cls_score.{bias, weight}\n"
+        "  roi_heads.mask_head.predictor.{bias, weight}\n"
+    )
+    assert message in output
+    torch.manual_seed(5)
+    model = instantiate(get_config(tiny_recipe).model)
+    fresh = model.roi_heads.box_predictor.cls_score.weight.clone()
+    load_weights(model, str(start), partial=True)
+    assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, fresh)
+    assert not torch.equal(fresh, own["roi_heads.box_predictor.cls_score.weight"])
+    assert torch.equal(model.backbone.fpn_output3.weight, own["backbone.fpn_output3.weight"])
+    del own["backbone.fpn_output3.weight"]
+    torch.save({"model": own}, base)
+    code, _, error = tool("--from", "base_stage", base, start, "--config-file", tiny_recipe)
+    assert (code, "missing in the file (1):\n  backbone.fpn_output3.weight" in error) == (2, True)

@@ -5,6 +5,7 @@ from detectron2.data import MetadataCatalog
 
 from instseg_d2.data import FewShot, FullSupervision, OnlyCategories, get_supervised_dataset_dicts
 from instseg_d2.evaluation import SubsetCOCOEvaluator
+from instseg_d2.modeling.ignored_regions import IgnoringROIHeads, IgnoringRPN
 from instseg_d2.modeling.mask_heads.cpmask import CPMaskHead
 
 from ....configs.common.data.partial import hide_masks
@@ -54,9 +55,11 @@ def see_all_masks(dataloader, subsets=_HALVES):
 def few_shots(dataloader, shots, novel="coco_voc", halves=_HALVES):
     """Train on `shots` instances of each novel category, with their masks, in place.
 
-    `halves` are what is evaluated apart, by the name of its task: of VOC's categories `segm_voc`.
+    `halves` are what is evaluated apart, by the name of its task: of VOC's categories `segm_voc`. `file` of the
+    supervision takes a list in place of a draw, see `tools/select_shots.py`.
     """
-    _supervise(dataloader, L(FewShot)(shots=shots, categories=novel, seed="${train.seed}"), halves)
+    supervision = L(FewShot)(shots=shots, categories=novel, seed="${train.seed}", ignore=True, file=None)
+    _supervise(dataloader, supervision, halves)
 
 
 def base_categories(dataloader, base="coco_nonvoc", halves=_HALVES):
@@ -75,9 +78,18 @@ def small_images(dataloader):
     dataloader.test.mapper.augmentations[0].update(short_edge_length=600, max_size=1000)
 
 
+def ignore_regions(rcnn):
+    """Let a two-stage detector take no background from objects that were not drawn, in place; FCOS does by itself."""
+    rcnn.proposal_generator._target_ = IgnoringRPN
+    rcnn.roi_heads._target_ = IgnoringROIHeads
+
+
 def fine_tune(optimizer, lr_multiplier, train, *, start):
-    """2,000 iterations at a rate of 0.001, with one drop, from the weights that a run left in `start`, in place."""
+    """2,000 iterations at a rate of 0.001, with one drop, from the weights of the run in the folder `start`, in place.
+
+    `tools/convert_weights.py --from base_stage` makes the file of them: what scores classes lacks, and starts anew.
+    """
     optimizer.lr = 0.001
     lr_multiplier.update(drop_at=[0.75], warmup_iters=100)
     train.recipe.lr = 0.001
-    train.update(max_iter=2000, init_checkpoint=f"{start}/model_final.pth")
+    train.update(max_iter=2000, init_checkpoint=f"{start}/without_classes.pth")

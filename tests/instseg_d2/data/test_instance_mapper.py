@@ -363,3 +363,37 @@ def test_jittered_boxes_are_those_of_the_annotations_clipped_and_filtered(record
         np.testing.assert_allclose(boxes.numpy(), expected, atol=1e-4)
         seen += len(boxes)
     assert 0 < seen < 32
+
+
+def test_ignored_boxes_follow_the_image(tmp_path):
+    """Its left 40 x 40 px are mirrored and drawn at twice the size."""
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, np.zeros((40, 60, 3), np.uint8))
+    augmentations = [T.CropTransform(0, 0, 40, 40), T.HFlipTransform(40), T.ResizeTransform(40, 40, 80, 80)]
+
+    def box(*numbers, mode=BoxMode.XYWH_ABS, **entries):
+        return {"bbox": numbers, "bbox_mode": mode, "category_id": 0, **entries}
+
+    marked = {"iscrowd": 1, "ignored": True, "has_mask": False}
+    outside = box(45, 0, 10, 10, **marked)
+    record = {
+        "file_name": path,
+        "image_id": 1,
+        "annotations": [
+            box(0, 0, 10, 10),
+            box(4, 5, 20, 11, **marked),
+            outside,
+            box(35, 30, 55, 40, mode=BoxMode.XYXY_ABS, **marked),
+            box(50, 0, 10, 10),
+            box(0, 0, 40, 40, iscrowd=1),
+        ],
+    }
+    instances = mapper(augmentations=augmentations)(record)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[60, 0, 80, 20]]
+    assert instances.gt_ignored.tensor.tolist() == [[32, 10, 72, 32], [0, 60, 10, 80]]
+    assert instances.gt_ignored.tensor.dtype == torch.float32
+    assert len(instances.gt_ignored) == 1
+    record["annotations"] = record["annotations"][1:2]
+    assert len(mapper(augmentations=augmentations)(record)["instances"].gt_ignored) == 0
+    record["annotations"] = [box(0, 0, 10, 10), outside]
+    assert not mapper(augmentations=augmentations)(record)["instances"].has("gt_ignored")

@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from instseg_d2.data.fields import seen_area
-from instseg_d2.data.shared_map import SharedMap
+from instseg_d2.data.shared_map import SharedBoxes, SharedMap
 from instseg_d2.testing import fake_instances
 
 
@@ -60,3 +60,12 @@ def test_area_of_the_seen_masks(polygons):
     assert torch.equal(area.tensor[0], expected)
     assert not seen_area(truth, torch.zeros(3, dtype=torch.bool)).tensor.any()
     assert seen_area(fake_instances(32, 48, []), torch.zeros(0, dtype=torch.bool)).tensor.shape == (1, 32, 48)
+
+
+def test_boxes_are_shared_as_maps_are():
+    instances = Instances((4, 6), ignored=SharedBoxes(torch.rand(5, 4), 3), number=torch.arange(3))
+    part = instances[torch.tensor([0, 0, 2, 1])].to("cpu").ignored
+    assert isinstance(part, SharedBoxes)
+    assert len(part) == 4
+    assert torch.equal(part.tensor, instances.ignored.tensor)
+    assert "SharedBoxes((5, 4)" in repr(part)

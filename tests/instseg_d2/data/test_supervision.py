@@ -197,6 +197,24 @@ def test_few_shot_trains_on_the_shots(tiny):
     assert not any(sample.has("gt_has_mask") for sample in samples)
 
 
+def test_what_few_shots_leave_over_is_ignored(tiny):
+    """Each image has two green objects, one of which is drawn, and a red one."""
+
+    def add(content):
+        for one in content["annotations"][::2]:
+            content["annotations"].append({**one, "id": one["id"] + 100, "bbox": [1, 2, 3, 4]})
+
+    (record,) = supervised(tiny(add), FewShot(shots=1, categories=["green"]))
+    sample = InstanceMapper(is_train=True, augmentations=[])(record)["instances"]
+    green = [one for one in record["annotations"] if one["category_id"] == 0]
+    assert (len(sample), len(green), len(record["annotations"])) == (1, 2, 2)
+    (left,) = (one["bbox"] for one in green if one.get("ignored"))
+    x, y, w, h = left
+    assert sample.gt_ignored.tensor.tolist() == [[x, y, x + w, y + h]]
+    (record,) = supervised(tiny(add), FewShot(shots=1, categories=["green"], ignore=False))
+    assert not InstanceMapper(is_train=True, augmentations=[])(record)["instances"].has("gt_ignored")
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

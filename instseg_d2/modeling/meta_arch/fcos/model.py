@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from instseg_d2.layers.focal_loss import focal_loss_of_labels
 from instseg_d2.layers.ranks import mean_over_ranks
+from instseg_d2.modeling.ignored_regions import inside_ignored
 
 from .head import FCOSHead
 from .targets import CenteredBoxes, LocationTargets, mask_or_box_centers
@@ -126,13 +127,18 @@ class FCOS(detectron2_fcos.FCOS):
         Args:
             anchors: per level, from `anchor_generator`.
             gt_instances: per image, with `gt_boxes` and `gt_classes`; for `center_sampling="mass"` with `gt_masks`.
+                Locations inside a box of `gt_ignored`, where an image has these, are background to no loss.
         """
         matched, labels, boxes = [], [], []
         for instances in gt_instances:
             index = self.match_locations(anchors, instances)
             # A last row for background, which index -1 picks.
             background = instances.gt_classes.new_full((1,), self.num_classes)
-            labels.append(torch.cat([instances.gt_classes, background])[index])
+            classes = torch.cat([instances.gt_classes, background])[index]
+            if instances.has("gt_ignored"):
+                ignored = inside_ignored(Boxes.cat(anchors).get_centers(), instances)
+                classes = classes.masked_fill(ignored & (index < 0), -1)
+            labels.append(classes)
             corners = instances.gt_boxes.tensor
             boxes.append(torch.cat([corners, corners.new_zeros(1, 4)])[index])
             matched.append(index)
@@ -159,23 +165,27 @@ class FCOS(detectron2_fcos.FCOS):
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness):
         """Compute `loss_fcos_cls` (focal), `loss_fcos_loc` (GIoU) and `loss_fcos_ctr` (binary cross entropy).
 
-        Sums over the positives (classes: over all locations), divided as `normalizer` and `centerness_weighted_boxes`
-        say. Without positives the last two are zeros that keep the graph. Logs `num_pos_anchors` per image.
+        Sums over the positives (classes: over all locations but the ignored), divided as `normalizer` and
+        `centerness_weighted_boxes` say. Without positives the last two are zeros that keep the graph. Logs
+        `num_pos_anchors` per image.
 
         Args:
             anchors: per level.
             pred_logits: per level (N, R_l, K).
-            gt_labels: per image (R,), K for background.
+            gt_labels: per image (R,), K for background, -1 for what is ignored.
             pred_anchor_deltas: per level (N, R_l, 4), strides.
             gt_boxes: per image (R, 4), xyxy pixels.
             pred_centerness: per level (N, R_l, 1) logits.
         """
         labels = torch.stack(gt_labels)
-        positive = (labels != self.num_classes).nonzero(as_tuple=True)
+        considered = labels >= 0
+        positive = (considered & (labels != self.num_classes)).nonzero(as_tuple=True)
         num_positive = len(positive[0])
         get_event_storage().put_scalar("num_pos_anchors", num_positive / len(labels))
         normalizer = self._positives_normalizer(num_positive)
         logits = torch.cat(pred_logits, dim=1)
+        if not considered.all():
+            logits, labels = logits[considered], labels[considered]
         loss_cls = focal_loss_of_labels(logits, labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma)
 
         targets = self.compute_ctrness_targets(anchors, gt_boxes)[positive]

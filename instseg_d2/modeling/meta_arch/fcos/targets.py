@@ -36,7 +36,7 @@ class LocationTargets:
     Attributes:
         anchors: per level, the location as a square of the size of the level's stride (xyxy pixels).
         matched: (N, R) int64, index of the ground truth **within its image**, -1 for background.
-        labels: (N, R) int64 class, the number of classes for background.
+        labels: (N, R) int64 class, the number of classes for background, -1 for background that is to be ignored.
         boxes: (N, R, 4) xyxy pixels of the matched ground truth, arbitrary for background.
         image_sizes: per image (height, width).
     """

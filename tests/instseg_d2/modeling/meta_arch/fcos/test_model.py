@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from instseg_d2.data.shared_map import SharedBoxes
 from instseg_d2.modeling.meta_arch.fcos.model import FCOS, FCOSHead
 
 K = 3
@@ -398,3 +399,20 @@ def test_normalizers_are_shared_by_two_processes_of_which_one_has_no_objects(tmp
     command = [sys.executable, str(script), str(tmp_path / "meeting")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+
+
+def test_ignored_locations_have_no_class_loss_and_no_gradient():
+    """Logits are 0: each class of a background location costs 0.75 * 0.5^2 * ln 2."""
+    for boxes in ([BOX], []):
+        objects = truth(boxes)
+        before = losses_of(build(), flat_predictions(), objects)["loss_fcos_cls"]
+        # Two locations of the finest level, one of the next.
+        objects.gt_ignored = SharedBoxes(torch.tensor([[70.0, 8.0, 82.0, 14.0], [64.0, 65.0, 75.0, 75.0]]), len(boxes))
+        predictions = flat_predictions()
+        losses = losses_of(build(), predictions, objects)
+        sum(losses.values()).backward()
+        ignored = [(level.grad[0] == 0).all(dim=0).nonzero().flip(1).tolist() for level in predictions[0]]
+        assert ignored == [[[9, 1], [8, 8]], [[4, 4]], []]
+        difference = 3 * K * 0.75 * 0.25 * math.log(2)
+        normalizer = 0.9 * 300 + 0.1 * max(len(boxes) * len(CENTERNESS), 1)
+        assert before.item() - losses["loss_fcos_cls"].item() == pytest.approx(difference / normalizer, rel=1e-3)

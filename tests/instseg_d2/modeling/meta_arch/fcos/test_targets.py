@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import nn
 
 from instseg_d2.data.errors import DatasetError
+from instseg_d2.data.shared_map import SharedBoxes
 from instseg_d2.modeling.meta_arch.fcos.model import FCOS
 from instseg_d2.modeling.meta_arch.fcos.targets import batch_gt_inds, mask_or_box_centers
 
@@ -251,3 +252,31 @@ def test_head_without_extra_output_gives_positives_without_it():
     (found,) = fcos().positives([maps(1, 3), maps(1, 4), maps(1, 1)], assign(fcos(), truth([[10, 10, 50, 50]])))
     assert len(found) == 9
     assert not found.has("extra")
+
+
+def test_background_in_ignored_boxes_is_ignored():
+    """Locations are at 4, 12, 20, 28, ...; 8, 24, 40, ...; 16, 48, ... The object is predicted at 12 and 20."""
+    model = fcos()
+    objects = truth([[0, 0, 32, 32]])
+    before = assign(model, objects)
+    # The edge of the first box runs through 28, which is outside; the second has no location of the third level.
+    objects.gt_ignored = SharedBoxes(torch.tensor([[0.0, 0.0, 28.0, 28.0], [100.0, 20.0, 119.0, 45.0]]), 1)
+    targets = assign(model, objects)
+    assert torch.equal(targets.matched, before.matched)
+    x, y = targets.locations.T
+    first, second = (x < 28) & (y < 28), (x > 100) & (x < 119) & (y > 20) & (y < 45)
+    expected = torch.where((first | second) & (before.labels[0] == 3), -1, before.labels[0])
+    assert torch.equal(targets.labels[0], expected)
+    ignored = [tuple(at) for at in targets.locations[targets.labels[0] == -1].tolist()]
+    of_first = [(4, 4), (12, 4), (20, 4), (4, 12), (4, 20)]
+    of_second = [(108, 28), (116, 28), (108, 36), (116, 36), (108, 44), (116, 44)]
+    coarser = [(8, 8), (24, 8), (104, 24), (8, 24), (24, 24), (104, 40), (16, 16)]
+    assert sorted(ignored) == sorted(of_first + of_second + coarser)
+
+
+def test_ignored_boxes_without_an_object():
+    nothing = truth([])
+    nothing.gt_ignored = SharedBoxes(torch.tensor([[0.0, 0.0, 10.0, 13.0]]), 0)
+    targets = assign(fcos(), nothing)
+    assert targets.locations[targets.labels[0] == -1].tolist() == [[4, 4], [4, 12], [8, 8]]
+    assert len(targets.positive_indices()[0]) == 0
