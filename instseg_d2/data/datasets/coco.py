@@ -231,6 +231,7 @@ def register_coco(
 
     content = _checked_content(json_file, image_root, tolerate)
     dataset = _describe(name, json_file, image_root, content)
+    ids = sorted(category["id"] for category in content["categories"])
     if taken and name not in _registered:
         return dataset
     if taken:
@@ -242,6 +243,8 @@ def register_coco(
         image_root=image_root,
         evaluator_type="coco",
         thing_classes=list(dataset.thing_classes),
+        # As loading the records sets it: without it evaluators take ids of categories for class indices.
+        thing_dataset_id_to_contiguous_id={key: index for index, key in enumerate(ids)},
         **metadata,
     )
     _registered[name] = _Registration(dataset, keys, _stamp(json_file))

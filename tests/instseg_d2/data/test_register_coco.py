@@ -23,6 +23,8 @@ def test_registered_set_is_served_by_the_catalogs(content, write, name):
     assert metadata.thing_classes == ["pear", "cup"]
     assert metadata.evaluator_type == "coco"
     assert (metadata.json_file, metadata.image_root) == (str(path), str(root))
+    # Before the records are loaded too: evaluators ask for it.
+    assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
     first, second = DatasetCatalog.get(name)
     assert first["file_name"] == str(root / "a.png")
     assert [a["category_id"] for a in first["annotations"]] == [1, 0]
