@@ -97,12 +97,13 @@ class SubsetCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
         """Called once with all predictions; the place of detectron2 where the tasks are evaluated."""
-        super()._eval_predictions(predictions, img_ids=img_ids)
         if self._best_detections is None:
+            super()._eval_predictions(predictions, img_ids=img_ids)
             return
+        best = [{**image, "instances": _best(image["instances"], self._best_detections)} for image in predictions]
+        super()._eval_predictions(predictions, img_ids=img_ids)
         whole, folder = self._results, self._output_dir
         self._results, self._output_dir = OrderedDict(), None
-        best = [{**image, "instances": _best(image["instances"], self._best_detections)} for image in predictions]
         super()._eval_predictions(best, img_ids=img_ids)
         again = {f"{task}_top{self._best_detections}": metrics for task, metrics in self._results.items()}
         self._results, self._output_dir = OrderedDict({**whole, **again}), folder
@@ -173,7 +174,8 @@ class SubsetCOCOEvaluator(COCOEvaluator):
 
 
 def _best(detections: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    return sorted(detections, key=lambda one: one["score"], reverse=True)[:count]
+    # Copies: detectron2 changes the ids of categories in place.
+    return [dict(one) for one in sorted(detections, key=lambda one: one["score"], reverse=True)[:count]]
 
 
 def _category_positions(
