@@ -97,15 +97,15 @@ class SubsetCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None) -> None:
         """Called once with all predictions; the place of detectron2 where the tasks are evaluated."""
-        if self._best_detections is None:
-            super()._eval_predictions(predictions, img_ids=img_ids)
-            return
-        best = [{**image, "instances": _best(image["instances"], self._best_detections)} for image in predictions]
+        count = self._best_detections
+        best = [] if count is None else [{**x, "instances": _best(x["instances"], count)} for x in predictions]
         super()._eval_predictions(predictions, img_ids=img_ids)
+        if count is None:
+            return
         whole, folder = self._results, self._output_dir
         self._results, self._output_dir = OrderedDict(), None
         super()._eval_predictions(best, img_ids=img_ids)
-        again = {f"{task}_top{self._best_detections}": metrics for task, metrics in self._results.items()}
+        again = {f"{task}_top{count}": metrics for task, metrics in self._results.items()}
         self._results, self._output_dir = OrderedDict({**whole, **again}), folder
 
     def _derive_coco_results(
