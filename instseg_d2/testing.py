@@ -4,10 +4,12 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -17,7 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.engine.inpainting_trainer import AdversarialTrainer
 from instseg_d2.inpainting.stages.stage import AdversarialStage
+from instseg_d2.layers.dynamic_conv import DynamicLayers
 from instseg_d2.model_zoo import get_config
+from instseg_d2.modeling.meta_arch.condinst.head import Controller
+from instseg_d2.modeling.meta_arch.condinst.teacher_student import (
+    ClassMaskHead,
+    PairedController,
+    TeacherStudentCondInst,
+)
+from instseg_d2.modeling.pseudo_masks import PseudoMasks
 
 _TINY_WIDTHS = (8, 8, 16, 24, 32)
 TINY_CHANNELS = 16
@@ -83,6 +93,34 @@ def tiny_condinst_config(num_classes: int = 3, *, recipe: str = "condinst") -> D
     model.detector.head.update(conv_dims=[16], norm="")
     model.mask_branch.update(channels=16, num_convs=1)
     return model
+
+
+def add_tiny_student(model: DictConfig, *, static: bool = True, **rules: Any) -> None:
+    """Make a tiny CondInst a `TeacherStudentCondInst`, in place.
+
+    Args:
+        model: of `tiny_condinst_config`.
+        static: the student's last layer is static, else dynamic, with an output a class.
+        rules: of `PseudoMasks`.
+    """
+    num_classes = model.detector.num_classes
+    depth = {"num_layers": 2, "out_channels": 8} if static else {"num_layers": 3, "out_channels": num_classes}
+    layers = L(DynamicLayers)(in_channels=8, channels=8, **depth)
+    model.update(
+        _target_=TeacherStudentCondInst,
+        teacher_head=model.mask_head,
+        mask_head=L(ClassMaskHead)(
+            layers=layers,
+            num_classes=num_classes if static else None,
+            level_sizes=model.mask_head.level_sizes,
+            upsampling=2,
+        ),
+        pseudo_masks=L(PseudoMasks)(**rules),
+    )
+    model.detector.head.extra = L(PairedController)(
+        teacher=L(Controller)(in_channels=TINY_CHANNELS, layers=L(DynamicLayers)(in_channels=8)),
+        student=L(Controller)(in_channels=TINY_CHANNELS, layers=layers),
+    )
 
 
 def tiny_solov2_config(num_classes: int = 3) -> DictConfig:

@@ -15,19 +15,17 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils.events import EventStorage
 
 from instseg_d2.data import InstanceMapper, PartialSupervision, get_supervised_dataset_dicts, register_coco
-from instseg_d2.layers.dynamic_conv import DynamicLayers
 from instseg_d2.layers.mean_field import DenseCRF
 from instseg_d2.modeling.meta_arch.condinst.boxinst import BoxInstLoss
-from instseg_d2.modeling.meta_arch.condinst.head import Controller
 from instseg_d2.modeling.meta_arch.condinst.losses import MaskDiceLoss
 from instseg_d2.modeling.meta_arch.condinst.partial import PartialBoxInstLoss
-from instseg_d2.modeling.meta_arch.condinst.teacher_student import (
-    ClassMaskHead,
-    PairedController,
-    TeacherStudentCondInst,
+from instseg_d2.testing import (
+    add_tiny_student,
+    fake_batch,
+    tiny_condinst_config,
+    train_on_ranks,
+    write_tiny_coco,
 )
-from instseg_d2.modeling.pseudo_masks import PseudoMasks
-from instseg_d2.testing import TINY_CHANNELS, fake_batch, tiny_condinst_config, train_on_ranks, write_tiny_coco
 
 CLASSES = 2
 MODELS = {
@@ -47,19 +45,7 @@ def build(name="interaction", *, center_sampling="box"):
         masks=L(MaskDiceLoss)(), boxes=L(BoxInstLoss)(bottom_pixels_removed=0, warmup_iters=0)
     )
     if rules is not None:
-        layers = L(DynamicLayers)(in_channels=8, channels=8, num_layers=2, out_channels=8)
-        config.update(
-            _target_=TeacherStudentCondInst,
-            teacher_head=config.mask_head,
-            mask_head=L(ClassMaskHead)(
-                layers=layers, num_classes=CLASSES, level_sizes=config.mask_head.level_sizes, upsampling=2
-            ),
-            pseudo_masks=L(PseudoMasks)(**rules),
-        )
-        config.detector.head.extra = L(PairedController)(
-            teacher=L(Controller)(in_channels=TINY_CHANNELS, layers=L(DynamicLayers)(in_channels=8)),
-            student=L(Controller)(in_channels=TINY_CHANNELS, layers=layers),
-        )
+        add_tiny_student(config, **rules)
     torch.manual_seed(0)
     return instantiate(config)
 

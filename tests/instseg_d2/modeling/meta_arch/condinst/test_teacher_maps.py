@@ -9,16 +9,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from instseg_d2.engine.auxiliary_maps import keep_auxiliary_maps
-from instseg_d2.layers.dynamic_conv import DynamicLayers
 from instseg_d2.layers.mean_field import DenseCRF
-from instseg_d2.modeling.meta_arch.condinst.head import Controller
-from instseg_d2.modeling.meta_arch.condinst.teacher_student import (
-    ClassMaskHead,
-    PairedController,
-    TeacherStudentCondInst,
-)
-from instseg_d2.modeling.pseudo_masks import PseudoMasks
-from instseg_d2.testing import TINY_CHANNELS, fake_batch, tiny_condinst_config
+from instseg_d2.testing import add_tiny_student, fake_batch, tiny_condinst_config
 from instseg_d2.visualization.panels import PANELS, with_further_maps
 from instseg_d2.visualization.strips import draw_strips
 
@@ -29,20 +21,8 @@ MAPS = ["pred_teacher_masks", "pred_pseudo_masks"]
 def build(*, rules=None, **settings):
     """A model whose detections have boxes of two strides to each side."""
     config = tiny_condinst_config(CLASSES)
-    layers = L(DynamicLayers)(in_channels=8, channels=8, num_layers=2, out_channels=8)
-    config.update(
-        _target_=TeacherStudentCondInst,
-        teacher_head=config.mask_head,
-        mask_head=L(ClassMaskHead)(
-            layers=layers, num_classes=CLASSES, level_sizes=config.mask_head.level_sizes, upsampling=2
-        ),
-        pseudo_masks=L(PseudoMasks)(**(rules or {})),
-        **settings,
-    )
-    config.detector.head.extra = L(PairedController)(
-        teacher=L(Controller)(in_channels=TINY_CHANNELS, layers=L(DynamicLayers)(in_channels=8)),
-        student=L(Controller)(in_channels=TINY_CHANNELS, layers=layers),
-    )
+    add_tiny_student(config, **(rules or {}))
+    config.update(**settings)
     torch.manual_seed(0)
     model = instantiate(config).eval()
     for controller in (model.detector.head.extra.teacher, model.detector.head.extra.student):

@@ -15,19 +15,16 @@ from instseg_d2.layers.box_mask_losses import dice_loss
 from instseg_d2.layers.dynamic_conv import DynamicLayers
 from instseg_d2.layers.mean_field import DenseCRF
 from instseg_d2.modeling.meta_arch.condinst.boxinst import BoxInstLoss
-from instseg_d2.modeling.meta_arch.condinst.head import Controller, DynamicMaskHead
+from instseg_d2.modeling.meta_arch.condinst.head import DynamicMaskHead
 from instseg_d2.modeling.meta_arch.condinst.losses import MaskDiceLoss
 from instseg_d2.modeling.meta_arch.condinst.model import CondInst
 from instseg_d2.modeling.meta_arch.condinst.partial import PartialBoxInstLoss, seen_positives
 from instseg_d2.modeling.meta_arch.condinst.teacher_student import (
     ClassMaskHead,
-    PairedController,
-    TeacherStudentCondInst,
     _crop,
     _paste,
 )
-from instseg_d2.modeling.pseudo_masks import PseudoMasks
-from instseg_d2.testing import TINY_CHANNELS, fake_batch, tiny_condinst_config, without_objects
+from instseg_d2.testing import add_tiny_student, fake_batch, tiny_condinst_config, without_objects
 
 CLASSES = 3
 
@@ -39,21 +36,10 @@ def class_layers(*, static, in_channels=8, classes=CLASSES):
 
 def config(*, static=True, start=0, **rules):
     model = tiny_condinst_config(CLASSES)
-    student = class_layers(static=static)
-    sizes = model.mask_head.level_sizes
+    add_tiny_student(model, static=static, **rules)
     model.update(
-        _target_=TeacherStudentCondInst,
-        teacher_head=model.mask_head,
-        mask_head=L(ClassMaskHead)(
-            layers=student, num_classes=CLASSES if static else None, level_sizes=sizes, upsampling=2
-        ),
-        pseudo_masks=L(PseudoMasks)(**rules),
         pseudo_start=start,
         supervision=L(PartialBoxInstLoss)(masks=L(MaskDiceLoss)(), boxes=L(BoxInstLoss)(bottom_pixels_removed=0)),
-    )
-    model.detector.head.extra = L(PairedController)(
-        teacher=L(Controller)(in_channels=TINY_CHANNELS, layers=L(DynamicLayers)(in_channels=8)),
-        student=L(Controller)(in_channels=TINY_CHANNELS, layers=student),
     )
     return model
 
